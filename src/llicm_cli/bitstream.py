@@ -1,0 +1,160 @@
+"""The container, version 1: everything about a coded picture but its entropy-coded symbols.
+
+All integers are unsigned and little-endian. A file is
+
+    offset  size  field
+    0       4     magic, the bytes 4C 4C 49 43 ("LLIC")
+    4       1     version, 1
+    5       1     colour: 0 = grey (one channel), 1 = RGB
+    6       1     objective the encoder worked for: 0 = rate-distortion; others are reserved
+    7       1     reserved, 0
+    8       4     width in pixels, 1 .. 32768
+    12      4     height in pixels, 1 .. 32768; width * height <= 2**28
+    16      2     rate r: lambda = 0.001 * 100 ** (r / 65535)
+    18      4     model id: the first 4 bytes of the SHA-256 of the codec's weights file
+    22      4     payload size P
+    26      4     CRC-32 of the decoded symbols (see ``pipeline``): a decoder that went astray knows it
+    30      P     payload: one rANS stream
+    30 + P  ...   chunks, possibly none: type (4 ASCII letters), size (4 bytes), that many bytes
+    end - 4 4     CRC-32 (ISO-HDLC, as in zlib) of all bytes before it
+
+so a plain photo costs 34 bytes beside its payload. Rules, each with its error:
+
+* a chunk whose type begins with a capital letter is critical: a reader that does not know it must refuse
+  the file; one that begins with a small letter may be skipped (as in PNG);
+* chunks and trailer must fill the file exactly: nothing follows the last CRC;
+* reserved values are refused, so that they can be given a meaning later.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+
+from llicm_cli.errors import BitstreamError
+
+MAGIC = b"LLIC"
+VERSION = 1
+MAX_SIDE = 32768
+MAX_PIXELS = 2**28
+LAMBDA_MIN = 0.001
+LAMBDA_MAX = 0.1
+RATE_MAX = 65535
+COLOURS = ("grey", "RGB")
+OBJECTIVES = ("rdo",)
+
+_HEADER = struct.Struct("<4sBBBBIIH4sII")
+_CHUNK = struct.Struct("<4sI")
+_CRC = struct.Struct("<I")
+OVERHEAD = _HEADER.size + _CRC.size
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A parsed file.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        colour: one of ``COLOURS``.
+        rate: place of lambda on the logarithmic axis, 0 .. ``RATE_MAX``.
+        model: 4 bytes, see the module docstring.
+        payload: rANS stream.
+        symbol_crc: CRC-32 of the symbols that the payload decodes to.
+        objective: one of ``OBJECTIVES``.
+    """
+
+    width: int
+    height: int
+    colour: str
+    rate: int
+    model: bytes
+    payload: bytes
+    symbol_crc: int
+    objective: str = "rdo"
+
+    @property
+    def lmbda(self) -> float:
+        """The rate-distortion multiplier, in CompressAI's convention."""
+        return lambda_of_rate(self.rate)
+
+
+def lambda_of_rate(rate: int) -> float:
+    """lambda of a rate index in 0 .. ``RATE_MAX``."""
+    return float(LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** (rate / RATE_MAX))
+
+
+def rate_of_lambda(lmbda: float) -> int:
+    """The nearest rate index; raises ValueError outside LAMBDA_MIN .. LAMBDA_MAX."""
+    if not LAMBDA_MIN <= lmbda <= LAMBDA_MAX:
+        raise ValueError(f"lambda must lie in {LAMBDA_MIN} .. {LAMBDA_MAX}, not {lmbda}")
+    return round(RATE_MAX * math.log(lmbda / LAMBDA_MIN) / math.log(LAMBDA_MAX / LAMBDA_MIN))
+
+
+def size_problem(width: int, height: int) -> str | None:
+    """Why a picture of this size cannot be coded, or None."""
+    if width < 1 or height < 1:
+        return f"a picture of {width}x{height} has no pixels"
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        return f"{width}x{height} exceeds the limit of {MAX_SIDE} a side and 2**28 pixels"
+    return None
+
+
+def write(stream: Stream) -> bytes:
+    """The bytes of a file, as the module docstring lays them out."""
+    header = _HEADER.pack(
+        MAGIC, VERSION, COLOURS.index(stream.colour), OBJECTIVES.index(stream.objective), 0,
+        stream.width, stream.height, stream.rate, stream.model, len(stream.payload), stream.symbol_crc,
+    )  # fmt: skip
+    body = header + stream.payload
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def parse(data: bytes) -> Stream:
+    """Read and verify a file.
+
+    Raises:
+        BitstreamError: not such a file, truncated, damaged, too large, or from a newer version.
+    """
+    if not data:
+        raise BitstreamError("the stream is empty")
+    if data[:4] != MAGIC[: len(data)]:
+        raise BitstreamError("not an LL-ICM stream (wrong magic)")
+    if len(data) > 4 and data[4] != VERSION:
+        raise BitstreamError(f"the stream has format version {data[4]}; this program reads version {VERSION}")
+    if len(data) < OVERHEAD:
+        raise BitstreamError("the stream is truncated (no complete header)")
+    (_, _, colour, objective, reserved, width, height, rate, model, size, symbol_crc) = _HEADER.unpack_from(
+        data
+    )
+    end = len(data) - _CRC.size
+    if _HEADER.size + size > end:
+        raise BitstreamError("the stream is truncated (its payload is incomplete)")
+    if zlib.crc32(data[:end]) != _CRC.unpack_from(data, end)[0]:
+        raise BitstreamError("the stream is damaged or truncated (checksum mismatch)")
+    if problem := size_problem(width, height):
+        raise BitstreamError(f"the stream claims an impossible size: {problem}")
+    if colour >= len(COLOURS) or objective >= len(OBJECTIVES) or reserved:
+        raise BitstreamError("the stream uses reserved header values; a newer program may read it")
+    _check_chunks(data, _HEADER.size + size, end)
+    return Stream(
+        width, height, COLOURS[colour], rate, model,
+        data[_HEADER.size : _HEADER.size + size], symbol_crc, OBJECTIVES[objective],
+    )  # fmt: skip
+
+
+def _check_chunks(data: bytes, start: int, end: int) -> None:
+    """Walk the chunks: skip ancillary ones, refuse critical ones (none is known to this version)."""
+    while start < end:
+        if start + _CHUNK.size > end:
+            raise BitstreamError("the stream is malformed (incomplete chunk header)")
+        kind, size = _CHUNK.unpack_from(data, start)
+        if not (kind.isascii() and kind.isalpha()):
+            raise BitstreamError("the stream is malformed (a chunk type must be four letters)")
+        if kind[:1].isupper():
+            raise BitstreamError(f"the stream needs a feature this program lacks (chunk {kind.decode()})")
+        start += _CHUNK.size + size
+        if start > end:
+            raise BitstreamError("the stream is malformed (a chunk runs past the end)")

@@ -1,0 +1,56 @@
+"""``llicm encode``: pictures to streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.cli.files import Inputs, Output, Overwrite, plan_outputs, process
+from llicm_cli.errors import UsageError
+
+SUFFIX = ".llic"
+DEFAULT_LAMBDA = 0.02  # as in pipeline, which must not be imported for --help
+
+COST = """
+--lambda is the price of error: the encoder minimises bpp + lambda * 255^2 * MSE (CompressAI's convention).
+Larger is better and larger. (The rate-perception lambda of the LL-ICM paper runs the other way.)
+"""
+
+
+def encode(
+    inputs: Inputs,
+    output: Output = None,
+    lmbda: Annotated[
+        float | None,
+        typer.Option("--lambda", "-l", min=LAMBDA_MIN, max=LAMBDA_MAX, show_default=str(DEFAULT_LAMBDA),
+                     help="Quality: price of error, larger is better and larger."),
+    ] = None,
+    bpp: Annotated[
+        float | None, typer.Option(min=0, help="Aim at so many bits a pixel instead (within 3 %).")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, metavar="BYTES", help="Aim at this file size instead (within 3 %).")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Compress pictures."""
+    if sum(option is not None for option in (lmbda, bpp, size)) > 1:
+        raise UsageError("give only one of --lambda, --bpp and --size")
+    outputs = plan_outputs(inputs, output, SUFFIX)
+    from llicm_cli import image_io, pipeline
+
+    def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
+        image, losses = image_io.read_image(data)
+        for loss in losses:
+            warn(loss)
+        if bpp is not None:
+            return pipeline.encode_to_size(image, max(1, round(bpp * image.width * image.height / 8)))
+        if size is not None:
+            return pipeline.encode_to_size(image, size)
+        return pipeline.encode(image, pipeline.DEFAULT_LAMBDA if lmbda is None else lmbda)
+
+    process(inputs, outputs, convert, overwrite=overwrite)

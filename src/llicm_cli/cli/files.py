@@ -1,0 +1,123 @@
+"""What encode and decode share: many inputs, derived output names, ``-``, and errors file by file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llicm_cli.cli import console
+from llicm_cli.errors import LlicmError, OutputError, UsageError
+from llicm_cli.image_io import check_output, read_bytes, write_file
+
+STANDARD = Path("-")
+
+Inputs = Annotated[list[Path], typer.Argument(help="Input files; - is standard input.", show_default=False)]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", show_default=False, metavar="FILE|FOLDER/|-",
+        help="Output file; or a folder, existing or ending in /; or - for standard output. "
+        "Without it, outputs lie beside their inputs.",
+    ),
+]  # fmt: skip
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+
+def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> list[Path]:
+    """Where each input's result goes; makes the output folder if one is asked for.
+
+    Args:
+        inputs: files or ``-``.
+        output: file, folder (existing or ending in a slash), ``-``, or None for "beside the input".
+        suffix: of derived names, with its dot.
+
+    Raises:
+        UsageError: several inputs for one output.
+        OutputError: the folder cannot be made.
+    """
+    piped = STANDARD in inputs
+    if piped and len(inputs) > 1:
+        raise UsageError("standard input cannot be mixed with other inputs")
+    if output is None:
+        results = [STANDARD] if piped else [path.with_name(path.stem + suffix) for path in inputs]
+    elif output.endswith(("/", os.sep)) or Path(output).is_dir():
+        if piped:
+            raise UsageError("standard input needs an output file, not a folder")
+        try:
+            Path(output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
+        results = [Path(output) / (path.stem + suffix) for path in inputs]
+    elif len(inputs) > 1:
+        raise UsageError(f"{len(inputs)} inputs need a folder as output: end its name in / to make it")
+    else:
+        results = [Path(output)]
+    if twice := [r for r, count in Counter(results).items() if count > 1]:
+        raise UsageError(f"several inputs would be written to {twice[0]}; rename them or use other folders")
+    return results
+
+
+def read_input(path: Path) -> bytes:
+    """The bytes of a file or of standard input."""
+    return sys.stdin.buffer.read() if path == STANDARD else read_bytes(path)
+
+
+def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Write a file or standard output; raises OutputError."""
+    if path != STANDARD:
+        write_file(path, data, overwrite=overwrite)
+        return
+    if sys.stdout.isatty():
+        raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
+        raise OutputError("nobody reads standard output" if error.errno == errno.EPIPE else str(error)) from error
+
+
+def process(
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    convert: Callable[[bytes, Path, Callable[[str], None]], bytes],
+    *,
+    overwrite: bool,
+) -> None:
+    """Convert each input and write its output; an input that fails does not stop the others.
+
+    Args:
+        inputs: files, or one ``-``.
+        outputs: where their results go, from ``plan_outputs``.
+        convert: (input bytes, output path, function that says a warning) -> output bytes.
+        overwrite: replace existing outputs.
+
+    Raises:
+        typer.Exit: some input failed; the exit code is that of the first failure.
+    """
+    failures: list[int] = []
+    with console.progress("files") as tick:
+        for done, (source, target) in enumerate(zip(inputs, outputs, strict=True)):
+            tick(done / len(inputs), source.name)
+            try:
+                if target != STANDARD:
+                    check_output(target, overwrite=overwrite)
+                warn = partial(_warn, source)
+                write_output(target, convert(read_input(source), target, warn), overwrite=overwrite)
+            except LlicmError as error:
+                failures.append(error.exit_code)
+                console.say(f"llicm: {target if isinstance(error, OutputError) else source}: {error}")
+    if failures:
+        raise typer.Exit(failures[0])
+
+
+def _warn(source: Path, words: str) -> None:
+    console.say(f"llicm: {source}: warning: {words}")

@@ -1,0 +1,53 @@
+"""``llicm info``: what a stream says of itself, without decoding it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llicm_cli import bitstream
+from llicm_cli.cli import console
+from llicm_cli.cli.files import Inputs, read_input
+from llicm_cli.errors import LlicmError
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The facts of one stream; raises LlicmError."""
+    data = read_input(path)
+    stream = bitstream.parse(data)
+    return {
+        "file": str(path),
+        "format": f"LL-ICM {bitstream.VERSION}",
+        "width": stream.width,
+        "height": stream.height,
+        "colour": stream.colour,
+        "bytes": len(data),
+        "bpp": round(8 * len(data) / (stream.width * stream.height), 5),
+        "lambda": round(stream.lmbda, 6),
+        "objective": stream.objective,
+        "model": stream.model.hex(),
+    }
+
+
+def info(
+    inputs: Inputs,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show what streams contain, without decoding them."""
+    failures: list[int] = []
+    for path in inputs:
+        try:
+            facts = describe(path)
+        except LlicmError as error:
+            failures.append(error.exit_code)
+            console.say(f"llicm: {path}: {error}")
+            continue
+        if as_json:
+            console.show(json.dumps(facts))
+        else:
+            console.show("\n".join(f"{name:10} {value}" for name, value in facts.items()))
+    if failures:
+        raise typer.Exit(failures[0])

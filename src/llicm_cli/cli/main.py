@@ -1,0 +1,62 @@
+"""The ``llicm`` command. Exit codes are those of ``errors``; 130 after Ctrl-C, 1 for a fault of ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from llicm_cli.cli import console, train
+from llicm_cli.cli.decode import decode
+from llicm_cli.cli.encode import encode
+from llicm_cli.cli.info import info
+from llicm_cli.errors import LlicmError
+from llicm_cli.version import __version__
+
+EPILOG = (
+    "Exit codes: 0 done; 1 internal fault; 2 wrong usage; 3 unreadable input; 4 bad stream; "
+    "5 weights missing or unfit; 6 output not writable; 7 target size out of reach; 130 interrupted."
+)
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EPILOG,
+    help="LL-ICM: a learned image codec whose bitstream is made for low-level vision models.",
+)  # fmt: skip
+app.command(no_args_is_help=True)(encode)
+app.command(no_args_is_help=True)(decode)
+app.command(no_args_is_help=True)(info)
+app.add_typer(train.app, name="train")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.show(f"llicm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Entry point: whatever goes wrong ends in one line and an exit code."""
+    try:
+        app()
+    except LlicmError as error:
+        console.say(f"llicm: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.say("llicm: interrupted")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("LLICM_DEBUG"):
+            raise
+        console.say(f"llicm: internal fault: {type(error).__name__}: {error} (LLICM_DEBUG=1 shows more)")
+        sys.exit(1)

@@ -1,0 +1,213 @@
+"""The codec: analysis, synthesis, hyperprior and context model, from top to bottom.
+
+    x --analysis--> y --(quantise, code)--> y_hat --synthesis--> x_hat
+                    |                         ^
+                    +--hyper analysis--> z ---+ (means: float; scales: integers, see entropy.py)
+
+Heavy work happens at 1/8 and 1/16 of the resolution, in 1x1 and depthwise convolutions. A linear path
+runs beside each transform: a block transform on 16x16 patches, started from their principal components
+(Karhunen-Loeve), so that training begins with a working transform codec. One model serves every
+rate: learned gains scale the latents (gained VAE, Cui et al., CVPR 2021).
+
+Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; y (B, C, H/16, W/16); z (B, Z, ceil(H/64),
+ceil(W/64)).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.models.blocks import Block, Down, Pointwise, RateTable, Up
+from llicm_cli.models.entropy import STEPS, ScalePrior, gaussian_bits, scale_of, step_masks
+
+PATCH = 16  # pixels a side of one latent position
+HYPER = 4  # latent positions a side of one hyper-latent position
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Sizes of the networks (channels, blocks a stage); stored with the weights."""
+
+    latent: int = 320
+    fine: int = 128  # width at 1/8 resolution
+    coarse: int = 256  # width at 1/16 resolution
+    fine_blocks: int = 3
+    coarse_blocks: int = 3
+    hyper: int = 128
+    prior: int = 192  # width of the hyper transforms
+    context: int = 256
+    scale: int = 128
+    anchors: int = 9
+
+
+class Analysis(nn.Module):
+    """x -> latents in image units, before the gain."""
+
+    def __init__(self, c: CodecConfig) -> None:
+        super().__init__()
+        self.linear = Pointwise(3 * PATCH**2, c.latent, bias=False)
+        self.enter = Pointwise(3 * 64, c.fine)
+        self.fine_rate = RateTable(c.anchors, c.fine)
+        self.fine = nn.Sequential(*(Block(c.fine) for _ in range(c.fine_blocks)))
+        self.down = Down(c.fine, c.coarse)
+        self.coarse_rate = RateTable(c.anchors, c.coarse)
+        self.coarse = nn.Sequential(*(Block(c.coarse) for _ in range(c.coarse_blocks)))
+        self.leave = Pointwise(c.coarse, c.latent, zero=True)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        x = x - 0.5
+        f = self.enter(F.pixel_unshuffle(x, 8)) * self.fine_rate(t).exp()  # (B, fine, H/8, W/8)
+        f = self.down(self.fine(f)) * self.coarse_rate(t).exp()  # (B, coarse, H/16, W/16)
+        return self.linear(F.pixel_unshuffle(x, PATCH)) + self.leave(self.coarse(f))
+
+
+class Synthesis(nn.Module):
+    """Latents in image units, plain and normalised -> x_hat."""
+
+    def __init__(self, c: CodecConfig) -> None:
+        super().__init__()
+        self.linear = Pointwise(c.latent, 3 * PATCH**2, bias=False)
+        self.enter = Pointwise(c.latent, c.coarse)
+        self.coarse_rate = RateTable(c.anchors, c.coarse)
+        self.coarse = nn.Sequential(*(Block(c.coarse) for _ in range(c.coarse_blocks)))
+        self.up = Up(c.coarse, c.fine)
+        self.fine_rate = RateTable(c.anchors, c.fine)
+        self.fine = nn.Sequential(*(Block(c.fine) for _ in range(c.fine_blocks)))
+        self.leave = Pointwise(c.fine, 3 * 64, zero=True)
+
+    def forward(self, plain: Tensor, normalised: Tensor, t: Tensor) -> Tensor:
+        f = self.coarse(self.enter(normalised) * self.coarse_rate(t).exp())
+        f = self.fine(self.up(f) * self.fine_rate(t).exp())
+        blocks = F.pixel_shuffle(self.linear(plain), PATCH)
+        return blocks + F.pixel_shuffle(self.leave(f), 8) + 0.5
+
+
+class HyperAnalysis(nn.Module):
+    """Normalised latents -> hyper-latent z."""
+
+    def __init__(self, c: CodecConfig) -> None:
+        super().__init__()
+        self.enter = Pointwise(c.latent, c.prior)
+        self.rate = RateTable(c.anchors, c.prior)
+        self.body = nn.Sequential(
+            Block(c.prior), Down(c.prior, c.prior), Block(c.prior), Down(c.prior, c.hyper)
+        )
+
+    def forward(self, y: Tensor, t: Tensor) -> Tensor:
+        return self.body(self.enter(y) * self.rate(t).exp())
+
+
+class MeanPrior(nn.Module):
+    """Means of the (normalised) latents: from the hyper-latent, then corrected at every step by
+    what is already decoded. Floating point: it moves pixels by 1e-7, never the parse."""
+
+    def __init__(self, c: CodecConfig) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            Pointwise(c.hyper, c.prior), Block(c.prior), Up(c.prior, c.prior), Block(c.prior),
+            Up(c.prior, c.prior), Block(c.prior),
+        )  # fmt: skip
+        self.first = Pointwise(c.prior, c.latent)
+        self.from_hyper = nn.ModuleList(Pointwise(c.prior, c.context) for _ in range(STEPS - 1))
+        self.from_known = nn.ModuleList(
+            Pointwise(c.latent, c.context, bias=False) for _ in range(STEPS - 1)
+        )
+        self.spread = nn.ModuleList(
+            nn.Conv2d(c.context, c.context, 3, padding=1, groups=c.context) for _ in range(STEPS - 1)
+        )
+        self.mix = nn.ModuleList(Pointwise(c.context, c.context) for _ in range(STEPS - 1))
+        self.leave = nn.ModuleList(Pointwise(c.context, c.latent, zero=True) for _ in range(STEPS - 1))
+
+    def forward(self, step: int, features: Tensor, known: Tensor) -> Tensor:
+        """features: ``body(z_hat)`` at latent size; known: decoded latents so far, else zero."""
+        mean = self.first(features)
+        if step:
+            i = step - 1
+            f = F.leaky_relu(self.from_hyper[i](features) + self.from_known[i](known), 0.1)
+            mean = mean + self.leave[i](F.leaky_relu(self.mix[i](self.spread[i](f)), 0.1))
+        return mean
+
+
+def round_straight_through(x: Tensor) -> Tensor:
+    """Round in the forward pass, identity in the backward pass."""
+    return x + (x.round() - x).detach()
+
+
+class Codec(nn.Module):
+    """All networks of the codec and the passes built from them."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.analysis = Analysis(config)
+        self.synthesis = Synthesis(config)
+        self.hyper_analysis = HyperAnalysis(config)
+        self.mean_prior = MeanPrior(config)
+        self.scale_prior = ScalePrior(config.latent, config.hyper, config.scale, config.anchors)
+        self.gain = RateTable(config.anchors, config.latent)  # log of quantisation steps a unit
+        self.inverse_gain = RateTable(config.anchors, config.latent)
+        self.log_spread = nn.Parameter(torch.zeros(config.latent))  # log of each latent's size
+
+    @staticmethod
+    def position(lmbda: Tensor) -> Tensor:
+        """Place of lambda between LAMBDA_MIN (0) and LAMBDA_MAX (1) on a logarithmic axis."""
+        return torch.log(lmbda / LAMBDA_MIN) / math.log(LAMBDA_MAX / LAMBDA_MIN)
+
+    def unit(self, t: Tensor) -> Tensor:
+        """Size of one normalised unit in quantisation steps, (B, C, 1, 1)."""
+        return (self.gain(t) + self.log_spread[:, None, None]).exp()
+
+    def encode_latents(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x -> y in quantisation steps and z, both before rounding.
+
+        y is extended by repetition to whole hyper-latent cells before the hyper analysis.
+        """
+        y = self.analysis(x, t).float() * self.gain(t).exp()
+        h, w = y.shape[-2:]
+        cells = y / self.unit(t)
+        if h % HYPER or w % HYPER:
+            cells = F.pad(cells, (0, -w % HYPER, 0, -h % HYPER), mode="replicate")
+        return y, self.hyper_analysis(cells, t).float()
+
+    def decode_latents(self, y_hat: Tensor, t: Tensor) -> Tensor:
+        """y_hat (B, C, h, w), in quantisation steps -> x_hat (B, 3, 16h, 16w), not clamped."""
+        plain = y_hat * self.inverse_gain(t).exp()
+        return self.synthesis(plain, plain / self.log_spread.exp()[:, None, None], t).float()
+
+    def forward(self, x: Tensor, t: Tensor, rounded_rate: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Training pass.
+
+        Args:
+            x: (B, 3, H, W) in 0..1, H and W multiples of 64.
+            t: (B,) rate positions.
+            rounded_rate: estimate the rate on rounded symbols (straight-through) rather than
+                with additive uniform noise (Balle et al., ICLR 2017).
+
+        Returns:
+            x_hat (B, 3, H, W), bits of y (B,), z before quantisation (B, Z, H/64, W/64).
+        """
+        y, z = self.encode_latents(x, t)
+        z_hat = round_straight_through(z)
+        means = self.mean_prior.body(z_hat)
+        scales = self.scale_prior.features(z_hat)
+        masks = step_masks(*y.shape[1:], device=y.device)
+        unit = self.unit(t)
+        y_hat = torch.zeros_like(y)
+        known = torch.zeros_like(y)
+        bits = torch.zeros(len(y), device=y.device)
+        for step, mask in enumerate(masks):
+            mean = self.mean_prior(step, means, y_hat / unit).float() * unit
+            scale = scale_of(self.scale_prior.index(step, scales, known, t))
+            residual = y - mean
+            symbol = round_straight_through(residual)
+            noisy = symbol if rounded_rate else residual + torch.rand_like(residual) - 0.5
+            bits = bits + (gaussian_bits(noisy, scale) * mask).sum((1, 2, 3))
+            y_hat = y_hat + (symbol + mean) * mask
+            known = known + symbol.detach() * mask
+        return self.decode_latents(y_hat, t), bits, z

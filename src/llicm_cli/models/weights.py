@@ -1,0 +1,144 @@
+"""Weights files: where they are, what they must contain, and how a stream names them.
+
+A weights file is safetensors; its metadata holds the network's configuration as JSON. Beside it lies
+a model card with the same name and the suffix ``.json``: how it was made, and its SHA-256. The first
+four bytes of that hash are the model id that streams carry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from llicm_cli.errors import ModelError
+from llicm_cli.models.codec import Codec, CodecConfig
+from llicm_cli.models.exact import ExactScalePrior, quantise, restore
+from llicm_cli.tables import Tables
+
+MODEL_ID_BYTES = 4
+_PARTS = ("codec.", "scale_prior.", "tables.", "training.")
+
+
+def folder() -> Path:
+    """Where the shipped weights are: inside the installed package, or in a source checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "weights"
+    return installed if installed.is_dir() else package.parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class CodecModel:
+    """Everything encoding and decoding need.
+
+    Attributes:
+        id: the model id that streams carry, 4 bytes.
+        codec: float networks, in evaluation mode.
+        scale_prior: the exact integer network that chooses tables.
+        tables: Gaussian tables of the scale levels, then one for each hyper-latent channel.
+    """
+
+    id: bytes
+    codec: Codec
+    scale_prior: ExactScalePrior
+    tables: Tables
+
+
+def save_codec(path: Path, codec: Codec, tables: Tables, training: Mapping[str, Tensor]) -> str:
+    """Write a codec's weights file; returns its SHA-256.
+
+    Args:
+        path: file to write.
+        codec: trained networks; floats are stored in half precision, the scale prior as integers.
+        tables: range coder tables.
+        training: tensors that only further training needs.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in codec.state_dict().items():
+        if not name.startswith("scale_prior."):
+            tensors[f"codec.{name}"] = value.detach().cpu().half()
+    for name, value in quantise(codec.scale_prior).items():
+        tensors[f"scale_prior.{name}"] = value
+    for name in ("cdf", "size", "offset"):
+        tensors[f"tables.{name}"] = torch.from_numpy(getattr(tables, name))
+    for name, value in training.items():
+        tensors[f"training.{name}"] = value.detach().cpu().half()
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    metadata = {"config": json.dumps(asdict(codec.config))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, path, metadata)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], bytes]:
+    """(configuration, tensors by part, SHA-256 digest) of a weights file.
+
+    Raises:
+        ModelError: missing, not safetensors, or not a codec.
+    """
+    try:
+        data = path.read_bytes()
+        with safetensors.safe_open(path, "pt") as file:
+            config = json.loads((file.metadata() or {})["config"])
+        tensors = safetensors.torch.load(data)
+    except FileNotFoundError as error:
+        raise ModelError(f"no weights at {path}") from error
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path} is not a weights file of this program ({error})") from error
+    parts = {
+        p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in _PARTS
+    }
+    return config, parts, hashlib.sha256(data).digest()
+
+
+def load_codec_networks(path: Path) -> tuple[Codec, dict[str, Tensor]]:
+    """The codec with all its float weights (the scale prior from its integers), and the tensors
+    that only training needs. For going on with training."""
+    config, parts, _ = read_parts(path)
+    return _build(path, config, parts), {k: v.float() for k, v in parts["training."].items()}
+
+
+def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor]]) -> Codec:
+    state = {k: v.float() for k, v in parts["codec."].items()}
+    state |= {f"scale_prior.{k}": v for k, v in restore(parts["scale_prior."]).items()}
+    try:
+        codec = Codec(CodecConfig(**config))
+        codec.load_state_dict(state)
+    except (TypeError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{path} does not fit this program's networks") from error
+    return codec
+
+
+@cache
+def load_codec(path: Path | None = None) -> CodecModel:
+    """The codec for coding, by default the shipped one; loaded once a process.
+
+    Raises:
+        ModelError: missing, damaged (its hash differs from its card's), or of another kind.
+    """
+    path = path or folder() / "codec.safetensors"
+    config, parts, digest = read_parts(path)
+    try:
+        expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the model card of {path} is missing or damaged") from error
+    if digest.hex() != expected:
+        raise ModelError(f"{path} is damaged: it does not match its model card")
+    codec = _build(path, config, parts).eval().requires_grad_(False)
+    try:
+        tables = Tables(*(parts["tables."][n].numpy() for n in ("cdf", "size", "offset")))
+    except KeyError as error:
+        raise ModelError(f"{path} lacks its range coder tables") from error
+    if problem := tables.problem():
+        raise ModelError(f"{path}: {problem}")
+    codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return CodecModel(digest[:MODEL_ID_BYTES], codec, ExactScalePrior(parts["scale_prior."]), tables)

@@ -1,0 +1,246 @@
+"""Encode and decode: pictures to bytes and back. The public Python API lives here.
+
+Order of the symbols in a payload: the hyper-latent (channel, row, column), then for each of the four
+coding steps the latents of that step (channel, row, column) except the certain zeros: latents whose
+scale index is below ``CERTAIN_ZERO_BELOW`` are zero and cost nothing. The symbol checksum is the
+CRC-32 of the hyper-latent, then of all latents, as little-endian int16 in (channel, row, column) order.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from llicm_cli import bitstream
+from llicm_cli.bitstream import Stream
+from llicm_cli.errors import BitstreamError, InputError, LlicmError, ModelError, TargetError, UsageError
+from llicm_cli.models.codec import HYPER, PATCH
+from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, step_masks
+from llicm_cli.models.exact import HYPER_LIMIT
+from llicm_cli.models.weights import CodecModel, load_codec
+from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
+
+CERTAIN_ZERO_BELOW = 2  # scale index; a latent of this scale would be non-zero once in 3,000 times
+DEFAULT_LAMBDA = 0.02
+TARGET_TOLERANCE = 0.03  # of the asked size
+TARGET_TRIES = 12
+
+
+@dataclass
+class _Latents:
+    """State that encoder and decoder build up step by step; one picture, no batch dimension."""
+
+    means: Tensor  # features for the means
+    scales: Tensor  # features for the scales, integers
+    unit: Tensor  # size of a normalised latent in quantisation steps
+    masks: Tensor
+    symbols: Tensor
+    y_hat: Tensor
+
+
+def _start(model: CodecModel, z_hat: Tensor, height: int, width: int, rate: int) -> _Latents:
+    """What both sides know once the hyper-latent is known; height and width of the latents."""
+    codec = model.codec
+    masks = step_masks(codec.config.latent, height, width)
+    zeros = torch.zeros(masks.shape[1:])
+    return _Latents(
+        means=codec.mean_prior.body(z_hat[None])[..., :height, :width],
+        scales=model.scale_prior.features(z_hat)[:, :height, :width],
+        unit=codec.unit(_position(rate))[0],
+        masks=masks,
+        symbols=zeros,
+        y_hat=zeros.clone(),
+    )
+
+
+def _position(rate: int) -> Tensor:
+    return torch.tensor([rate / bitstream.RATE_MAX])
+
+
+def _run_steps(
+    model: CodecModel, state: _Latents, rate: int, code: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> None:
+    """Walk the four coding steps, filling ``state.symbols`` and ``state.y_hat``.
+
+    ``code(mean, index, chosen)`` codes the latents where ``chosen`` is true and returns their symbols.
+    """
+    for step in range(STEPS):
+        known = state.y_hat / state.unit
+        mean = model.codec.mean_prior(step, state.means, known[None])[0] * state.unit
+        index = model.scale_prior.index(step, state.scales, state.symbols, rate)
+        mask = state.masks[step]
+        chosen = mask & (index >= CERTAIN_ZERO_BELOW)
+        state.symbols[chosen] = code(mean, index, chosen)
+        state.y_hat += (state.symbols + mean) * mask
+
+
+def _int32(values: Tensor) -> np.ndarray:
+    return values.to(torch.int32).numpy()
+
+
+def _hyper_tables(z_shape: tuple[int, ...]) -> np.ndarray:
+    """The table of every hyper-latent symbol: one a channel, after those of the scale levels."""
+    channels, height, width = z_shape
+    return np.repeat(SCALE_LEVELS + np.arange(channels, dtype=np.int32), height * width)
+
+
+def _checksum(z_hat: Tensor, symbols: Tensor) -> int:
+    crc = 0
+    for values in (z_hat, symbols):
+        crc = zlib.crc32(np.ascontiguousarray(values.numpy().astype("<i2")), crc)
+    return crc
+
+
+def _encode_pixels(model: CodecModel, x: Tensor, rate: int) -> tuple[bytes, int]:
+    """x: (1, 3, H, W) in 0..1 -> (payload, symbol checksum)."""
+    height, width = x.shape[-2:]
+    x = F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+    y, z = model.codec.encode_latents(x.contiguous(memory_format=torch.channels_last), _position(rate))
+    z_hat = z[0].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    encoder = Encoder(model.tables)
+    encoder.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
+    state = _start(model, z_hat, *y.shape[-2:], rate)
+
+    def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
+        symbols = (y[0][chosen] - mean[chosen]).round().clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        encoder.put(_int32(symbols), _int32(index[chosen]))
+        return symbols
+
+    _run_steps(model, state, rate, code)
+    return encoder.finish(), _checksum(z_hat, state.symbols)
+
+
+def _decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
+    """-> (3, height, width) in 0..1."""
+    h, w = -(-stream.height // PATCH), -(-stream.width // PATCH)
+    z_shape = (model.codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
+    most = model.codec.config.latent * h * w + int(np.prod(z_shape))
+    decoder = Decoder(model.tables, stream.payload, most)
+    z_hat = torch.from_numpy(decoder.take(_hyper_tables(z_shape))).float().reshape(z_shape)
+    z_hat = z_hat.clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    state = _start(model, z_hat, h, w, stream.rate)
+
+    def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
+        symbols = torch.from_numpy(decoder.take(_int32(index[chosen]))).float()
+        return symbols.clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+
+    _run_steps(model, state, stream.rate, code)
+    if _checksum(z_hat, state.symbols) != stream.symbol_crc:
+        raise BitstreamError("the stream is damaged (its symbols do not match their checksum)")
+    y_hat = state.y_hat[None].contiguous(memory_format=torch.channels_last)
+    x_hat = model.codec.decode_latents(y_hat, _position(stream.rate))[0]
+    return x_hat[:, : stream.height, : stream.width].clamp(0, 1)
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in 0..1; grey pictures have three equal channels."""
+    pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def _check_image(image: Image.Image) -> None:
+    if image.mode not in ("L", "RGB"):
+        raise InputError(f"a picture of mode {image.mode} cannot be coded; convert it to L or RGB first")
+    if problem := bitstream.size_problem(*image.size):
+        raise InputError(problem)
+
+
+@torch.inference_mode()
+def _encode_at(image: Image.Image, rate: int) -> bytes:
+    model = load_codec()
+    payload, crc = _encode_pixels(model, _to_tensor(image), rate)
+    colour = "grey" if image.mode == "L" else "RGB"
+    return bitstream.write(Stream(*image.size, colour, rate, model.id, payload, crc))
+
+
+def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA) -> bytes:
+    """Code a picture.
+
+    Args:
+        image: mode L or RGB, 8 bits a channel, any size from 1x1 to 2**28 pixels.
+        lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
+            (CompressAI's convention): larger means better and larger.
+
+    Returns:
+        A complete stream, as ``llicm encode`` writes to a file.
+
+    Raises:
+        UsageError: lmbda out of range.
+        InputError: a picture of another mode, or too large.
+    """
+    try:
+        rate = bitstream.rate_of_lambda(lmbda)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _check_image(image)
+    return _encode_at(image, rate)
+
+
+def encode_to_size(image: Image.Image, size: int) -> bytes:
+    """Code a picture into a stream of about ``size`` bytes, found by searching lambda.
+
+    Args:
+        image: as for ``encode``.
+        size: bytes; the result is within 3 % of it.
+
+    Raises:
+        TargetError: no lambda in range gives that size.
+        InputError: a picture of another mode, or too large.
+    """
+    _check_image(image)
+    low, high = 0, bitstream.RATE_MAX
+    smallest, largest = _encode_at(image, low), _encode_at(image, high)
+    ends = (len(smallest), len(largest))
+    best = min((smallest, largest), key=lambda data: abs(len(data) - size))
+    for _ in range(TARGET_TRIES):
+        if abs(len(best) - size) <= TARGET_TOLERANCE * size / 2 or high - low < 2:
+            break
+        # Sizes grow nearly as a power of lambda: interpolate on logarithmic axes, stay inside.
+        place = np.interp(np.log(size), np.log((len(smallest), len(largest))), (low, high))
+        middle = int(np.clip(round(place), low + (high - low) // 16 + 1, high - (high - low) // 16 - 1))
+        middle = min(max(middle, low + 1), high - 1)
+        data = _encode_at(image, middle)
+        best = min((best, data), key=lambda d: abs(len(d) - size))
+        if len(data) < size:
+            low, smallest = middle, data
+        else:
+            high, largest = middle, data
+    if abs(len(best) - size) > TARGET_TOLERANCE * size:
+        raise TargetError(
+            f"cannot reach {size} bytes: this picture takes {ends[0]} to {ends[1]} bytes, "
+            f"the nearest found is {len(best)}"
+        )
+    return best
+
+
+@torch.inference_mode()
+def decode(data: bytes) -> Image.Image:
+    """Decode a stream.
+
+    Returns:
+        A picture of mode L or RGB, of the size that was coded.
+
+    Raises:
+        BitstreamError: truncated, damaged, foreign, or from a newer version.
+        ModelError: coded with other weights than the installed ones.
+    """
+    stream = bitstream.parse(data)
+    model = load_codec()
+    if stream.model != model.id:
+        raise ModelError(
+            f"the stream needs model {stream.model.hex()}; the installed one is {model.id.hex()}"
+        )
+    pixels = _decode_pixels(model, stream)
+    if stream.colour == "grey":
+        return Image.fromarray((pixels.mean(0) * 255).round().to(torch.uint8).numpy())
+    return Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+__all__ = ["DEFAULT_LAMBDA", "LlicmError", "decode", "encode", "encode_to_size"]

@@ -1,0 +1,33 @@
+"""Model cards: how a weights file was made, as JSON beside it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def _git_revision() -> str:
+    """The source revision, with "+changes" if the tree was not clean, or "unknown"."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+changes"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write(weights: Path, sha256: str, facts: dict[str, Any]) -> None:
+    """Write the card of ``weights``: its hash, ``facts``, the date and the versions in use."""
+    card = {
+        "sha256": sha256,
+        "model_id": sha256[:8],
+        **facts,
+        "date": datetime.date.today().isoformat(),
+        "revision": _git_revision(),
+        "torch": version("torch"),
+        "compressai": version("compressai"),
+    }
+    weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")

@@ -1,0 +1,197 @@
+"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs.
+
+Loss of one crop: ``(bpp + lambda * 255**2 * MSE) / sqrt(lambda * 255**2)``, lambda drawn
+log-uniformly for every crop from the range of the model; the divisor keeps the gradients of all
+rates alike. The hyper-latent's prior is CompressAI's ``EntropyBottleneck``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from compressai._CXX import pmf_to_quantized_cdf
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+
+from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.models.codec import PATCH, Codec, CodecConfig
+from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
+from llicm_cli.models.weights import load_codec_networks, save_codec
+from llicm_cli.tables import PRECISION, Tables
+from llicm_cli.training.data import Crops, load_photo
+from llicm_cli.training.loop import Options, Run
+
+CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
+ROUNDED_RATE_FROM = 0.6  # share of the run after which the rate is estimated on rounded symbols
+GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
+HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
+VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
+
+
+class TrainedCodec(nn.Module):
+    """The codec and the prior of its hyper-latent, trained together."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.codec = Codec(config)
+        self.hyper_prior = EntropyBottleneck(config.hyper)
+
+    def forward(self, x: Tensor, t: Tensor, rounded_rate: bool) -> tuple[Tensor, Tensor]:
+        """x (B, 3, H, W), t (B,) -> x_hat, bits a pixel (B,)."""
+        x_hat, bits, z = self.codec(x, t, rounded_rate)
+        with torch.autocast(x.device.type, enabled=False):
+            _, likelihood = self.hyper_prior(z.contiguous(), training=True)
+        bits = bits - torch.log2(likelihood).sum((1, 2, 3))
+        return x_hat, bits / (x.shape[2] * x.shape[3])
+
+
+@torch.no_grad()
+def start_from_principal_components(codec: Codec, x: Tensor) -> None:
+    """Set the linear paths to the leading principal components of 16x16 patches (KLT), the gains to
+    the steps that rate-distortion theory asks for, and the scale prior to the resulting sizes.
+
+    Args:
+        x: (B, 3, H, W) crops in 0..1 to learn the components from.
+    """
+    patches = F.pixel_unshuffle(x - 0.5, PATCH).permute(0, 2, 3, 1).flatten(0, 2).double()
+    patches = patches - patches.mean(0)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    count = codec.config.latent
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    codec.analysis.linear.weight.copy_(vectors.T)
+    codec.synthesis.linear.weight.copy_(vectors)
+    log_spread = 0.5 * values.clamp(min=1e-8).log().to(x)
+    codec.log_spread.copy_(log_spread)
+    anchors = torch.logspace(
+        math.log10(LAMBDA_MIN), math.log10(LAMBDA_MAX), codec.config.anchors, device=x.device
+    )
+    # Reverse water-filling: distortion a coefficient 1.5 / (ln 2 * lambda * 255^2) = step^2 / 12.
+    log_step = 0.5 * (12 * 1.5 / (math.log(2) * anchors * 255**2)).log() - 0.3
+    codec.gain.rows.copy_(-log_step[:, None].expand(-1, count))
+    codec.inverse_gain.rows.copy_(log_step[:, None].expand(-1, count))
+    index = (log_spread - log_step[:, None] - math.log(SCALE_MIN) - 0.7) / SCALE_LOG_STEP
+    for table in codec.scale_prior.index_rate:
+        table.rows.copy_(index.clamp(0, 50))
+
+
+def stratified_positions(count: int, device: torch.device) -> Tensor:
+    """(count,) rate positions, one in each of ``count`` equal parts of 0..1, in random order."""
+    parts = torch.randperm(count) + torch.rand(count)
+    return (parts / count).to(device)
+
+
+def lambda_at(t: Tensor) -> Tensor:
+    """Inverse of ``Codec.position``."""
+    return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** t
+
+
+def _coder_tables(model: TrainedCodec) -> Tables:
+    """The range coder's integer tables: one for each Gaussian scale level, one for each channel of z."""
+    levels = scale_of(torch.arange(SCALE_LEVELS, dtype=torch.float64))
+    rows: list[tuple[int, list[float]]] = []
+    for scale in levels.tolist():
+        reach = math.ceil(GAUSSIAN_REACH * scale)
+        edges = (torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5) / scale
+        rows.append((-reach, torch.special.ndtr(edges).diff().tolist()))
+    grid = torch.arange(-HYPER_GRID, HYPER_GRID + 1, dtype=torch.float32)
+    channels = model.codec.config.hyper
+    prior = model.hyper_prior.cpu().eval()
+    _, likelihood = prior(grid.expand(1, channels, 1, -1).contiguous())
+    for pmf in likelihood[0, :, 0].double():
+        likely = (pmf > 1e-6).nonzero()
+        first, last = int(likely[0]), int(likely[-1])
+        rows.append((first - HYPER_GRID, pmf[first : last + 1].tolist()))
+    cdfs = [pmf_to_quantized_cdf([*pmf, max(1 - sum(pmf), 1e-9)], PRECISION) for _, pmf in rows]
+    return Tables(
+        cdf=np.concatenate([np.array(c, dtype=np.int32) for c in cdfs]),
+        size=np.array([len(c) for c in cdfs], dtype=np.int32),
+        offset=np.array([offset for offset, _ in rows], dtype=np.int32),
+    )
+
+
+def save(path: Path, model: TrainedCodec) -> str:
+    """Write the weights file of a trained model; returns its SHA-256."""
+    model = model.cpu().eval()
+    with torch.no_grad():
+        tables = _coder_tables(model)
+    hyper_prior = {f"hyper_prior.{k}": v for k, v in model.hyper_prior.named_parameters()}
+    return save_codec(path, model.codec, tables, hyper_prior)
+
+
+def _start_from(path: Path) -> TrainedCodec:
+    """A model to go on from: the networks of a weights file."""
+    codec, training = load_codec_networks(path)
+    model = TrainedCodec(codec.config)
+    model.codec = codec
+    for name, value in model.hyper_prior.named_parameters():
+        value.data.copy_(training[f"hyper_prior.{name}"])
+    return model
+
+
+def train_codec(
+    config: CodecConfig,
+    train: list[Path],
+    validation: list[Path],
+    options: Options,
+    start_from: Path | None = None,
+) -> tuple[TrainedCodec, Run]:
+    """Run the stage.
+
+    Args:
+        config: sizes of a new model; not used when ``start_from`` is given.
+        train: photographs to learn from.
+        validation: photographs for the figures in the log.
+        options: see ``Options``.
+        start_from: weights file to go on from, instead of a new model.
+
+    Returns:
+        The averaged model and the run that made it.
+    """
+    torch.manual_seed(options.seed)
+    device = options.device
+    crops = Crops(train, device, CROP_LAST, options.seed)
+    model = _start_from(start_from) if start_from else TrainedCodec(config)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not options.resume and not start_from:
+        start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
+    pictures = [load_photo(p).to(device) for p in validation]
+
+    def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
+        size = CROP_FIRST if progress < 2 / 3 else CROP_LAST
+        count = max(1, options.batch * CROP_FIRST**2 // size**2)
+        x = crops.batch(count, size)
+        t = stratified_positions(count, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            x_hat, bpp = network(x, t, progress > ROUNDED_RATE_FROM)
+        mse = (x_hat - x).square().mean((1, 2, 3))
+        weight = lambda_at(t) * 255**2
+        total = ((bpp + weight * mse) / weight.sqrt()).mean()
+        psnr = -10 * torch.log10(mse.detach()).mean()
+        return total, {"bpp": float(bpp.detach().mean()), "psnr": float(psnr)}
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        figures = {}
+        for lmbda in VALIDATION_LAMBDAS:
+            t = Codec.position(torch.tensor([lmbda], device=device))
+            rates, psnrs = [], []
+            for picture in pictures:
+                x = picture[:, :384, :384][None].float() / 255
+                x = x[..., : x.shape[2] // 64 * 64, : x.shape[3] // 64 * 64]
+                with torch.autocast(device.type, torch.bfloat16):
+                    x_hat, bpp = network(x.contiguous(memory_format=torch.channels_last), t, True)
+                mse = (x_hat.clamp(0, 1) - x).square().mean()
+                rates.append(float(bpp))
+                psnrs.append(float(-10 * torch.log10(mse)))
+            figures[f"bpp at {lmbda:g}"] = float(np.mean(rates))
+            figures[f"psnr at {lmbda:g}"] = float(np.mean(psnrs))
+        return figures
+
+    options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
+    run = Run(model, options, loss, evaluate)
+    trained = run.to_the_end()
+    assert isinstance(trained, TrainedCodec)
+    return trained, run

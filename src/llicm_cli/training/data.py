@@ -1,0 +1,78 @@
+"""Training photographs: decoded once into memory, cropped at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llicm_cli.errors import UsageError
+
+VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
+
+
+def find_photos(folders: Iterable[Path]) -> list[Path]:
+    """All picture files below the folders, sorted by path."""
+    known = Image.registered_extensions()
+    found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known}
+    if not found:
+        raise UsageError("no pictures found in the training folders")
+    return sorted(found)
+
+
+def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """(training, validation): every twentieth photo of the sorted list is held out."""
+    held_out = set(paths[VALIDATION_EVERY // 2 :: VALIDATION_EVERY])
+    return [p for p in paths if p not in held_out], sorted(held_out)
+
+
+def load_photo(path: Path) -> Tensor:
+    """uint8, (3, H, W)."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+class Crops:
+    """Random square crops of photos held in memory as uint8 on one device.
+
+    Every photo is kept twice, as it is and at half size: reduced pictures are sharper and cleaner,
+    which widens the range of textures. Photos are drawn in proportion to their area.
+
+    Args:
+        paths: picture files; those smaller than ``smallest`` are left out.
+        device: where the photos live and the crops are made.
+        smallest: the largest crop that will be asked for, pixels a side.
+        seed: seeds the choice of crops.
+    """
+
+    def __init__(self, paths: list[Path], device: torch.device, smallest: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.device = device
+        self.photos: list[Tensor] = []
+        for path in paths:
+            with Image.open(path) as image:
+                picture = image.convert("RGB")
+            for copy in (picture, picture.reduce(2)):
+                if min(copy.size) >= smallest:
+                    pixels = torch.from_numpy(np.array(copy)).permute(2, 0, 1)
+                    self.photos.append(pixels.contiguous().to(device))
+        if not self.photos:
+            raise UsageError(f"no training photo is at least {smallest} pixels a side")
+        area = np.array([p.shape[1] * p.shape[2] for p in self.photos], dtype=np.float64)
+        self.share = area / area.sum()
+
+    def batch(self, count: int, size: int) -> Tensor:
+        """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored."""
+        crops = []
+        for i in self.rng.choice(len(self.photos), count, p=self.share):
+            photo = self.photos[i]
+            top = self.rng.integers(photo.shape[1] - size + 1)
+            left = self.rng.integers(photo.shape[2] - size + 1)
+            crop = photo[:, top : top + size, left : left + size]
+            crops.append(crop.flip(2) if self.rng.random() < 0.5 else crop)
+        stack = torch.stack(crops).to(memory_format=torch.channels_last)
+        return stack.float() / 255

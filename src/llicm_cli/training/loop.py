@@ -1,0 +1,176 @@
+"""What every training stage shares: optimisers, schedule, averaging, checkpoints, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from llicm_cli.errors import InputError, UsageError
+from llicm_cli.models.blocks import Pointwise
+
+WARM_UP_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps or of minutes, whichever is given."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError("give either --steps or --minutes")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Done share, 0..1 (more than 1 after the end)."""
+        return step / self.steps if self.steps else seconds / (60 * (self.minutes or 1))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about a run; every stage takes these."""
+
+    budget: Budget
+    device: torch.device
+    checkpoint: Path
+    resume: bool
+    seed: int
+    batch: int
+    muon_rate: float
+    adam_rate: float
+    ema_decay: float
+    save_every: float  # minutes
+    report: Callable[[str], None]
+    tick: Callable[[float, str], None]
+
+
+def learning_rate_factor(step: int, progress: float) -> float:
+    """Linear warm-up, constant to half time, then linearly to zero."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS, max(0.0, 2 * (1 - progress)))
+
+
+def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the matrices of dense layers, AdamW for everything else."""
+    matrices = [m.weight for m in model.modules() if isinstance(m, Pointwise)]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)),
+    ]
+
+
+def _words(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+class Run:
+    """One training run: a model, its optimisers and its running average, stepped to the end.
+
+    Args:
+        model: module whose parameters are trained.
+        options: see ``Options``.
+        loss: given the model and the done share (0..1), returns (loss, figures for the log).
+        evaluate: given the averaged model, returns figures by name; called at every save.
+
+    Attributes:
+        step: steps done so far, over all resumed parts.
+        seconds: time spent in them.
+        metrics: what ``evaluate`` last returned.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Options,
+        loss: Callable[[nn.Module, float], tuple[Tensor, dict[str, float]]],
+        evaluate: Callable[[nn.Module], dict[str, float]],
+    ) -> None:
+        self.model, self.options, self.loss, self.evaluate = model, options, loss, evaluate
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
+        self.optimisers = optimisers(model, options)
+        self.rates = [o.param_groups[0]["lr"] for o in self.optimisers]
+        self.step = 0
+        self.seconds = 0.0
+        self.metrics: dict[str, float] = {}
+        if options.resume:
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            state: dict[str, Any] = torch.load(
+                self.options.checkpoint, map_location=self.options.device, weights_only=True
+            )
+        except (OSError, RuntimeError, EOFError) as error:
+            raise InputError(f"cannot resume from {self.options.checkpoint}: {error}") from error
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        self.options.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.options.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.options.checkpoint)
+
+    def _one_step(self, progress: float) -> tuple[float, dict[str, float]]:
+        factor = learning_rate_factor(self.step, progress)
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * factor
+        loss, figures = self.loss(self.model, progress)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if bool(torch.isfinite(norm)):  # a rare overflow costs one step, not the run
+            for optimiser in self.optimisers:
+                optimiser.step()
+            self.average.update_parameters(self.model)
+        self.model.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss), figures
+
+    def to_the_end(self) -> nn.Module:
+        """Train until the budget is spent; returns the averaged model."""
+        options = self.options
+        smooth: dict[str, float] = {}
+        last = saved = time.monotonic()
+        while (progress := options.budget.progress(self.step, self.seconds)) < 1:
+            loss, figures = self._one_step(progress)
+            now = time.monotonic()
+            self.seconds += now - last
+            last = now
+            for name, value in {"loss": loss, **figures}.items():
+                smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
+            words = _words(smooth)
+            options.tick(progress, words)
+            if now - saved > 60 * options.save_every:
+                self._save()
+                saved = time.monotonic()
+                self._log(words)
+                last = time.monotonic()
+        self._save()
+        self._log("finished")
+        return self.average.module
+
+    def _log(self, words: str) -> None:
+        self.average.module.eval()
+        with torch.no_grad():
+            self.metrics = self.evaluate(self.average.module)
+        minutes = f"{self.seconds / 60:.1f} min"
+        self.options.report(f"step {self.step}  {minutes}  {words}  | {_words(self.metrics)}")
