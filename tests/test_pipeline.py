@@ -1,0 +1,98 @@
+"""Encode and decode real photographs with the shipped weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import psnr
+from PIL import Image
+
+import llicm_cli
+from llicm_cli import bitstream
+from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
+
+
+def test_rate_and_quality_rise_with_lambda(photo: Image.Image):
+    lambdas = np.geomspace(0.001, 0.1, 9)
+    streams = [llicm_cli.encode(photo, float(lmbda)) for lmbda in lambdas]
+    sizes = [len(s) for s in streams]
+    qualities = [psnr(photo, llicm_cli.decode(s)) for s in streams]
+    assert sizes == sorted(set(sizes)), "size must rise strictly"
+    assert qualities == sorted(set(qualities)), "PSNR must rise strictly"
+    assert sizes[-1] > 5 * sizes[0] and qualities[-1] > qualities[0] + 8
+
+
+def test_it_beats_jpeg_at_equal_size(photo: Image.Image, tmp_path):
+    stream = llicm_cli.encode(photo, 0.01)
+    for quality in range(95, 1, -1):  # the best JPEG that is no smaller than ours
+        photo.save(tmp_path / "x.jpg", quality=quality, optimize=True)
+        if (tmp_path / "x.jpg").stat().st_size <= len(stream):
+            break
+    assert psnr(photo, llicm_cli.decode(stream)) > psnr(photo, Image.open(tmp_path / "x.jpg")) + 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 1), (15, 17), (16, 16), (65, 64), (100, 129)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_every_size_and_mode_survives(crop: Image.Image, size: tuple[int, int], mode: str):
+    picture = crop.resize(size).convert(mode)
+    decoded = llicm_cli.decode(llicm_cli.encode(picture, 0.1))
+    assert (decoded.size, decoded.mode) == (size, mode)
+    assert psnr(picture, decoded) > 28
+
+
+def test_encoding_is_deterministic(crop: Image.Image):
+    assert llicm_cli.encode(crop) == llicm_cli.encode(crop)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 2.0])
+def test_a_target_size_is_met_within_3_percent(photo: Image.Image, share: float):
+    target = round(share * len(llicm_cli.encode(photo, 0.01)))
+    assert len(llicm_cli.encode_to_size(photo, target)) == pytest.approx(target, rel=0.03)
+
+
+@pytest.mark.parametrize("size", [40, 10_000_000])
+def test_an_unreachable_target_is_told(crop: Image.Image, size: int):
+    with pytest.raises(TargetError, match=f"cannot reach {size} bytes"):
+        llicm_cli.encode_to_size(crop, size)
+
+
+@pytest.mark.parametrize("lmbda", [0.0, 1.0, float("nan")])
+def test_a_lambda_out_of_range_is_refused(crop: Image.Image, lmbda: float):
+    with pytest.raises(UsageError, match="lambda"):
+        llicm_cli.encode(crop, lmbda)
+
+
+def test_a_mode_that_would_lose_something_is_refused(crop: Image.Image):
+    with pytest.raises(InputError, match="RGBA"):
+        llicm_cli.encode(crop.convert("RGBA"))
+
+
+def test_other_weights_are_named(crop: Image.Image):
+    stream = bitstream.parse(llicm_cli.encode(crop))
+    foreign = bitstream.write(dataclasses.replace(stream, model=b"\xab\xcd\xef\x01"))
+    with pytest.raises(ModelError, match="abcdef01"):
+        llicm_cli.decode(foreign)
+
+
+def test_a_damaged_payload_under_a_right_file_checksum_is_told(crop: Image.Image):
+    stream = bitstream.parse(llicm_cli.encode(crop))
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        payload = bytearray(stream.payload)
+        payload[rng.integers(len(payload))] ^= 1 << int(rng.integers(8))
+        with pytest.raises(BitstreamError, match="symbols"):
+            llicm_cli.decode(bitstream.write(dataclasses.replace(stream, payload=bytes(payload))))
+
+
+@pytest.mark.parametrize("field", [{"width": 2000}, {"height": 2000}, {"rate": 0}, {"payload": b""}])
+def test_header_fields_that_do_not_fit_the_payload_are_told(crop: Image.Image, field: dict[str, object]):
+    stream = bitstream.parse(llicm_cli.encode(crop))
+    with pytest.raises(BitstreamError, match="symbols"):
+        llicm_cli.decode(bitstream.write(dataclasses.replace(stream, **field)))
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="transmogrify"):
+        llicm_cli.transmogrify  # noqa: B018
