@@ -75,7 +75,8 @@ def measure(
                 rows.append((8 * size / (picture.width * picture.height), *_quality(picture, decoded)))
             for key, value in zip(("bpp", "psnr_rgb", "ms_ssim_rgb"), np.mean(rows, axis=0), strict=True):
                 curve[key].append(round(float(value), 5))
-            typer.echo(f"{name} {rate:g}: {curve['bpp'][-1]:.4f} bpp {curve['psnr_rgb'][-1]:.3f} dB", err=True)
+            last = f"{curve['bpp'][-1]:.4f} bpp {curve['psnr_rgb'][-1]:.3f} dB"
+            typer.echo(f"{name} {rate:g}: {last}", err=True)
         results[name] = curve
         output.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -108,7 +109,8 @@ def table(results: Path, published: Annotated[Path | None, typer.Option()] = Non
         curves |= {f"{k} (published)": v for k, v in json.loads(published.read_text())["curves"].items()}
     typer.echo("\n| against | BD-rate, PSNR | BD-rate, MS-SSIM |\n|---|---|---|")
     for name, curve in curves.items():
-        typer.echo(f"| {name} | {_bd_rate(curve, ours, 'psnr_rgb')} | {_bd_rate(curve, ours, 'ms_ssim_rgb')} |")
+        rates = [_bd_rate(curve, ours, key) for key in ("psnr_rgb", "ms_ssim_rgb")]
+        typer.echo(f"| {name} | {rates[0]} | {rates[1]} |")
 
 
 if __name__ == "__main__":

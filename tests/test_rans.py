@@ -32,7 +32,8 @@ def test_symbols_survive_even_where_no_table_covers_them(tables: Tables):
 def test_cost_is_the_entropy(tables: Tables):
     rng = np.random.default_rng(1)
     level, count = 20, 50_000
-    symbols = np.rint(rng.standard_normal(count) * 0.11 * np.exp(level * np.log(256 / 0.11) / 63)).astype(np.int32)
+    scale = 0.11 * (256 / 0.11) ** (level / 63)
+    symbols = np.rint(scale * rng.standard_normal(count)).astype(np.int32)
     encoder = Encoder(tables)
     encoder.put(symbols, np.full(count, level, dtype=np.int32))
     share = np.unique(symbols, return_counts=True)[1] / count

@@ -1,12 +1,12 @@
 """All errors a caller may see. Each carries the exit code of the command line.
 
-    LlicmError
-    |-- UsageError          2   options or arguments that make no sense together
-    |-- InputError          3   the input cannot be read, or is not a picture we can code
-    |-- BitstreamError      4   the stream is truncated, damaged, foreign or too new
-    |-- ModelError          5   the weights that a stream needs are missing or damaged
-    |-- OutputError         6   the output cannot be written
-    `-- TargetError         7   the asked size or rate cannot be reached
+LlicmError
+|-- UsageError          2   options or arguments that make no sense together
+|-- InputError          3   the input cannot be read, or is not a picture we can code
+|-- BitstreamError      4   the stream is truncated, damaged, foreign or too new
+|-- ModelError          5   the weights that a stream needs are missing or damaged
+|-- OutputError         6   the output cannot be written
+`-- TargetError         7   the asked size or rate cannot be reached
 """
 
 from __future__ import annotations

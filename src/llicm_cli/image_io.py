@@ -70,8 +70,9 @@ def read_image(data: bytes) -> tuple[Image.Image, list[str]]:
             upright = ImageOps.exif_transpose(image)
             return _as_grey_or_rgb(upright), losses
     except Image.UnidentifiedImageError as error:
-        raise InputError("not a picture in a format that Pillow can read" if data else "the file is empty") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TypeError, IndexError, KeyError) as error:
+        words = "not a picture in a format that Pillow can read" if data else "the file is empty"
+        raise InputError(words) from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, TypeError, LookupError) as error:
         raise InputError(f"a damaged or unsupported picture ({error or type(error).__name__})") from error
 
 
@@ -94,7 +95,7 @@ def _as_grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            raise InputError("the picture has transparent parts, which are not supported yet; flatten it first")
+            raise InputError("transparent parts are not supported yet; flatten the picture first")
         return image.convert("RGB")
     if image.mode.startswith("I;16") or image.mode == "I":
         return image.convert("I").point(lambda v: v / 257).convert("L")

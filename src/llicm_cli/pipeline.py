@@ -94,7 +94,7 @@ def _hyper_tables(z_shape: tuple[int, ...]) -> np.ndarray:
 def _checksum(z_hat: Tensor, symbols: Tensor) -> int:
     crc = 0
     for values in (z_hat, symbols):
-        crc = zlib.crc32(np.ascontiguousarray(values.numpy().astype("<i2")), crc)
+        crc = zlib.crc32(values.numpy().astype("<i2").tobytes(), crc)
     return crc
 
 
@@ -106,7 +106,7 @@ def _encode_pixels(model: CodecModel, x: Tensor, rate: int) -> tuple[bytes, int]
     z_hat = z[0].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
     encoder = Encoder(model.tables)
     encoder.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
-    state = _start(model, z_hat, *y.shape[-2:], rate)
+    state = _start(model, z_hat, y.shape[2], y.shape[3], rate)
 
     def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
         symbols = (y[0][chosen] - mean[chosen]).round().clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
@@ -203,7 +203,7 @@ def encode_to_size(image: Image.Image, size: int) -> bytes:
         if abs(len(best) - size) <= TARGET_TOLERANCE * size / 2 or high - low < 2:
             break
         # Sizes grow nearly as a power of lambda: interpolate on logarithmic axes, stay inside.
-        place = np.interp(np.log(size), np.log((len(smallest), len(largest))), (low, high))
+        place = float(np.interp(np.log(size), np.log((len(smallest), len(largest))), (low, high)))
         middle = int(np.clip(round(place), low + (high - low) // 16 + 1, high - (high - low) // 16 - 1))
         middle = min(max(middle, low + 1), high - 1)
         data = _encode_at(image, middle)

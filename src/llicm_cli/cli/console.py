@@ -31,4 +31,8 @@ def progress(title: str) -> Iterator[Callable[[float, str], None]]:
     columns = (TextColumn(title), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=_stderr, disable=not _stderr.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda done, words="": bar.update(task, completed=done, description=words)
+
+        def tick(done: float, words: str = "") -> None:
+            bar.update(task, completed=done, description=words)
+
+        yield tick

@@ -82,7 +82,8 @@ def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
         sys.stdout.buffer.flush()
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
-        raise OutputError("nobody reads standard output" if error.errno == errno.EPIPE else str(error)) from error
+        closed = error.errno == errno.EPIPE
+        raise OutputError("nobody reads standard output" if closed else str(error)) from error
 
 
 def process(

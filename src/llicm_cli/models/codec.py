@@ -115,9 +115,7 @@ class MeanPrior(nn.Module):
         )  # fmt: skip
         self.first = Pointwise(c.prior, c.latent)
         self.from_hyper = nn.ModuleList(Pointwise(c.prior, c.context) for _ in range(STEPS - 1))
-        self.from_known = nn.ModuleList(
-            Pointwise(c.latent, c.context, bias=False) for _ in range(STEPS - 1)
-        )
+        self.from_known = nn.ModuleList(Pointwise(c.latent, c.context, bias=False) for _ in range(STEPS - 1))
         self.spread = nn.ModuleList(
             nn.Conv2d(c.context, c.context, 3, padding=1, groups=c.context) for _ in range(STEPS - 1)
         )
@@ -196,7 +194,7 @@ class Codec(nn.Module):
         z_hat = round_straight_through(z)
         means = self.mean_prior.body(z_hat)
         scales = self.scale_prior.features(z_hat)
-        masks = step_masks(*y.shape[1:], device=y.device)
+        masks = step_masks(y.shape[1], y.shape[2], y.shape[3], y.device)
         unit = self.unit(t)
         y_hat = torch.zeros_like(y)
         known = torch.zeros_like(y)

@@ -94,9 +94,7 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
         raise ModelError(f"no weights at {path}") from error
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path} is not a weights file of this program ({error})") from error
-    parts = {
-        p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in _PARTS
-    }
+    parts = {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in _PARTS}
     return config, parts, hashlib.sha256(data).digest()
 
 
@@ -140,5 +138,5 @@ def load_codec(path: Path | None = None) -> CodecModel:
         raise ModelError(f"{path} lacks its range coder tables") from error
     if problem := tables.problem():
         raise ModelError(f"{path}: {problem}")
-    codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    codec = codec.to(memory_format=torch.channels_last)
     return CodecModel(digest[:MODEL_ID_BYTES], codec, ExactScalePrior(parts["scale_prior."]), tables)

@@ -13,7 +13,8 @@ from typing import Any
 def _git_revision() -> str:
     """The source revision, with "+changes" if the tree was not clean, or "unknown"."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+changes"]
+        here = str(Path(__file__).parent)
+        command = ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+changes"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

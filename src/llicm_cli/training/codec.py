@@ -18,11 +18,12 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig
 from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
 from llicm_cli.models.weights import load_codec_networks, save_codec
 from llicm_cli.tables import PRECISION, Tables
-from llicm_cli.training.data import Crops, load_photo
+from llicm_cli.training.data import Crops
 from llicm_cli.training.loop import Options, Run
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
@@ -30,6 +31,7 @@ ROUNDED_RATE_FROM = 0.6  # share of the run after which the rate is estimated on
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
+VALIDATION_PHOTOS, VALIDATION_CROP = 16, 256  # enough to follow a run, cheap enough to do often
 
 
 class TrainedCodec(nn.Module):
@@ -75,6 +77,7 @@ def start_from_principal_components(codec: Codec, x: Tensor) -> None:
     codec.inverse_gain.rows.copy_(log_step[:, None].expand(-1, count))
     index = (log_spread - log_step[:, None] - math.log(SCALE_MIN) - 0.7) / SCALE_LOG_STEP
     for table in codec.scale_prior.index_rate:
+        assert isinstance(table, RateTable)
         table.rows.copy_(index.clamp(0, 50))
 
 
@@ -158,7 +161,7 @@ def train_codec(
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not options.resume and not start_from:
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
-    pictures = [load_photo(p).to(device) for p in validation]
+    seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
         size = CROP_FIRST if progress < 2 / 3 else CROP_LAST
@@ -176,18 +179,12 @@ def train_codec(
     def evaluate(network: nn.Module) -> dict[str, float]:
         figures = {}
         for lmbda in VALIDATION_LAMBDAS:
-            t = Codec.position(torch.tensor([lmbda], device=device))
-            rates, psnrs = [], []
-            for picture in pictures:
-                x = picture[:, :384, :384][None].float() / 255
-                x = x[..., : x.shape[2] // 64 * 64, : x.shape[3] // 64 * 64]
-                with torch.autocast(device.type, torch.bfloat16):
-                    x_hat, bpp = network(x.contiguous(memory_format=torch.channels_last), t, True)
-                mse = (x_hat.clamp(0, 1) - x).square().mean()
-                rates.append(float(bpp))
-                psnrs.append(float(-10 * torch.log10(mse)))
-            figures[f"bpp at {lmbda:g}"] = float(np.mean(rates))
-            figures[f"psnr at {lmbda:g}"] = float(np.mean(psnrs))
+            t = Codec.position(torch.full((len(seen),), lmbda, device=device))
+            with torch.autocast(device.type, torch.bfloat16):
+                x_hat, bpp = network(seen, t, True)
+            mse = (x_hat.clamp(0, 1) - seen).square().mean((1, 2, 3))
+            figures[f"bpp at {lmbda:g}"] = float(bpp.mean())
+            figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())
         return figures
 
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")

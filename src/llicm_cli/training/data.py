@@ -30,12 +30,6 @@ def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     return [p for p in paths if p not in held_out], sorted(held_out)
 
 
-def load_photo(path: Path) -> Tensor:
-    """uint8, (3, H, W)."""
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
 class Crops:
     """Random square crops of photos held in memory as uint8 on one device.
 

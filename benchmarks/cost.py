@@ -1,0 +1,90 @@
+"""What coding costs: whole-process time and peak memory, and multiplications a pixel.
+
+    python benchmarks/cost.py PICTURE... [--lambda 0.013] [--runs 3]
+
+Times are of the installed command, start-up and file access included; the best of the runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from torch import nn
+
+from llicm_cli.models import exact
+from llicm_cli.models.blocks import Pointwise
+from llicm_cli.pipeline import decode, encode
+
+
+def run(*arguments: object) -> tuple[float, float]:
+    """(seconds, peak resident MiB) of one ``llicm`` process."""
+    start = time.perf_counter()
+    process = os.spawnv(
+        os.P_NOWAIT, sys.executable, [sys.executable, "-m", "llicm_cli", *map(str, arguments)]
+    )
+    _, status, usage = os.wait4(process, 0)
+    if status:
+        raise SystemExit(f"llicm {arguments[0]} failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def multiplications(side: int = 512) -> tuple[float, float]:
+    """(encoder, decoder) thousand multiplications a pixel: convolutions and the exact path."""
+    total = 0.0
+
+    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        places = output.shape[-2] * output.shape[-1]
+        if isinstance(module, Pointwise | nn.Conv2d):
+            total += places * module.weight.numel()
+
+    product = exact.ExactScalePrior._product
+
+    def counted(self: exact.ExactScalePrior, layer: str, x: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total += self._w[f"{layer}.weight"].numel() * x.shape[-2] * x.shape[-1]
+        return product(self, layer, x)
+
+    exact.ExactScalePrior._product = counted  # type: ignore[method-assign]
+    handle = nn.modules.module.register_module_forward_hook(count)
+    picture = Image.effect_noise((side, side), 50).convert("RGB")
+    stream = encode(picture)
+    encoder, total = total, 0.0
+    decode(stream)
+    handle.remove()
+    return encoder / side**2 / 1000, total / side**2 / 1000
+
+
+def main(
+    pictures: list[Path],
+    lmbda: Annotated[float, typer.Option("--lambda")] = 0.013,
+    runs: int = 3,
+) -> None:
+    typer.echo("| picture | encode (s) | encode (MiB) | decode (s) | decode (MiB) |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        stream, decoded = Path(folder) / "x.llic", Path(folder) / "x.png"
+        for path in pictures:
+            with Image.open(path) as image:
+                name = f"{path.name}, {image.width}x{image.height}"
+            cells = []
+            for arguments in (
+                ("encode", path, "-o", stream, "--lambda", lmbda, "--overwrite"),
+                ("decode", stream, "-o", decoded, "--overwrite"),
+            ):
+                results = [run(*arguments) for _ in range(runs)]
+                cells += [f"{min(r[0] for r in results):.2f}", f"{max(r[1] for r in results):.0f}"]
+            typer.echo(f"| {name} | {' | '.join(cells)} |")
+    encoder, decoder = multiplications()
+    typer.echo(f"\nencoder {encoder:.1f}, decoder {decoder:.1f} kMAC/px")
+
+
+if __name__ == "__main__":
+    typer.run(main)

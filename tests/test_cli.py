@@ -1,0 +1,258 @@
+"""The command line as shell scripts use it: names, pipes, exit codes, and what is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Result, psnr
+from PIL import Image
+
+import llicm_cli
+
+Llicm = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def stream(crop: Image.Image) -> bytes:
+    return llicm_cli.encode(crop, 0.01)
+
+
+@pytest.fixture
+def picture(crop: Image.Image, tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    crop.save(path)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def one_line(result: Result) -> str:
+    """The single line of stderr of a failed command."""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("llicm: ") and "Traceback" not in lines[0]
+    assert result.stdout == b""
+    return lines[0]
+
+
+def test_encode_then_decode_gives_the_picture_back(llicm: Llicm, picture: Path, crop: Image.Image):
+    out, back = picture.with_name("out.bin"), picture.with_name("back.png")
+    assert llicm("encode", picture, "-o", out, "--lambda", "0.05") == Result(0, b"", "")
+    assert llicm("decode", out, "-o", back) == Result(0, b"", "")
+    assert psnr(crop, Image.open(back)) > 30
+
+
+def test_derived_names_lie_beside_their_inputs(llicm: Llicm, picture: Path):
+    assert llicm("encode", picture).code == 0
+    picture.unlink()
+    assert llicm("decode", picture.with_suffix(".llic")).code == 0
+    assert names(picture.parent) == ["photo.llic", "photo.png"]
+
+
+def test_many_inputs_go_into_a_new_folder(llicm: Llicm, picture: Path, tmp_path: Path):
+    (tmp_path / "b.png").write_bytes(picture.read_bytes())
+    out = tmp_path / "out" / "deep"
+    assert llicm("encode", picture, tmp_path / "b.png", "-o", f"{out}/").code == 0
+    assert names(out) == ["b.llic", "photo.llic"]
+
+
+def test_many_inputs_need_a_folder(llicm: Llicm, picture: Path, tmp_path: Path):
+    result = llicm("encode", picture, picture, "-o", tmp_path / "one.llic")
+    assert result.code == 2 and "folder" in one_line(result)
+
+
+def test_two_inputs_for_one_output_are_refused(llicm: Llicm, picture: Path, crop: Image.Image):
+    crop.save(picture.with_suffix(".jpg"))
+    result = llicm("encode", picture, picture.with_suffix(".jpg"))
+    assert result.code == 2 and "photo.llic" in one_line(result)
+
+
+def test_a_broken_input_does_not_stop_the_others(llicm: Llicm, picture: Path, tmp_path: Path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    result = llicm("encode", tmp_path / "bad.png", picture)
+    assert result.code == 3 and "bad.png" in one_line(result)
+    assert names(tmp_path) == ["bad.png", "photo.llic", "photo.png"]
+
+
+def test_pipes(llicm: Llicm, picture: Path, stream: bytes):
+    piped = llicm("encode", "-", "--lambda", "0.01", stdin=picture.read_bytes())
+    assert piped == Result(0, stream, "")
+    decoded = llicm("decode", "-", "-o", "-", stdin=stream)
+    assert decoded.code == 0 and Image.open(io.BytesIO(decoded.stdout)).format == "PNG"
+    with picture.with_suffix(".bmp").open("wb") as file:
+        file.write(llicm("encode", picture, "-o", "-").stdout)
+    assert names(picture.parent) == ["photo.bmp", "photo.png"]
+
+
+def test_an_existing_output_needs_overwrite(llicm: Llicm, picture: Path):
+    out = picture.with_name("out.bin")
+    out.write_bytes(b"precious")
+    result = llicm("encode", picture, "-o", out)
+    assert result.code == 6 and "--overwrite" in one_line(result)
+    assert out.read_bytes() == b"precious"
+    assert llicm("encode", picture, "-o", out, "--overwrite").code == 0
+    assert out.read_bytes()[:4] == b"LLIC"
+
+
+@pytest.mark.parametrize(("option", "value"), [("--bpp", 1.0), ("--size", 2000)])
+def test_targets(llicm: Llicm, picture: Path, crop: Image.Image, option: str, value: float):
+    out = picture.with_name("out.bin")
+    assert llicm("encode", picture, "-o", out, option, value).code == 0
+    goal = value if option == "--size" else value * crop.width * crop.height / 8
+    assert out.stat().st_size == pytest.approx(goal, rel=0.03)
+
+
+def test_a_target_out_of_reach_leaves_nothing(llicm: Llicm, picture: Path):
+    result = llicm("encode", picture, "--size", "20")
+    assert result.code == 7 and "cannot reach 20 bytes" in one_line(result)
+    assert names(picture.parent) == ["photo.png"]
+
+
+def test_only_one_way_to_say_how_large(llicm: Llicm, picture: Path):
+    assert llicm("encode", picture, "--size", "2000", "--bpp", "1").code == 2
+
+
+@pytest.mark.parametrize("value", ["0", "1", "x"])
+def test_a_lambda_out_of_range_is_wrong_usage(llicm: Llicm, picture: Path, value: str):
+    assert llicm("encode", picture, "--lambda", value).code == 2
+    assert names(picture.parent) == ["photo.png"]
+
+
+def test_info_tells_the_header(llicm: Llicm, tmp_path: Path, stream: bytes, crop: Image.Image):
+    path = tmp_path / "x.llic"
+    path.write_bytes(stream)
+    facts = json.loads(llicm("info", path, "--json").stdout)
+    assert (facts["width"], facts["height"]) == crop.size
+    assert (facts["colour"], facts["bytes"]) == ("RGB", len(stream))
+    assert facts["lambda"] == pytest.approx(0.01, rel=1e-3)
+    assert facts["bpp"] == pytest.approx(8 * len(stream) / (crop.width * crop.height), abs=1e-5)
+    words = llicm("info", path).stdout.decode()
+    assert facts["model"] in words and "0.01" in words
+
+
+def bad_inputs(tmp_path: Path, stream: bytes, good_picture: bytes) -> dict[str, bytes]:
+    flipped = bytearray(stream)
+    flipped[len(stream) // 2] ^= 16
+    return {
+        "empty": b"", "text": b"hello\n", "truncated": stream[:-9], "flipped": bytes(flipped),
+        "header only": stream[:20], "picture": good_picture, "zeros": bytes(5000),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "flipped", "header only", "picture", "zeros"])
+@pytest.mark.parametrize("command", ["decode", "info"])
+def test_bad_streams(llicm: Llicm, picture: Path, stream: bytes, kind: str, command: str):
+    folder = picture.parent / "work"
+    folder.mkdir()
+    (folder / "bad.llic").write_bytes(bad_inputs(folder, stream, picture.read_bytes())[kind])
+    result = llicm(command, folder / "bad.llic")
+    assert result.code == 4 and "bad.llic" in one_line(result)
+    assert names(folder) == ["bad.llic"]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated picture", "stream", "zeros"])
+def test_bad_pictures(llicm: Llicm, picture: Path, stream: bytes, kind: str):
+    folder = picture.parent / "work"
+    folder.mkdir()
+    data = bad_inputs(folder, stream, b"") | {
+        "truncated picture": picture.read_bytes()[:2000],
+        "stream": stream,
+    }
+    (folder / "bad.png").write_bytes(data[kind])
+    result = llicm("encode", folder / "bad.png")
+    assert result.code == 3 and "bad.png" in one_line(result)
+    assert names(folder) == ["bad.png"]
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+def test_missing_files_and_folders_as_input(llicm: Llicm, tmp_path: Path, command: str):
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "absent.png", tmp_path / "folder.png"):
+        result = llicm(command, path)
+        assert result.code in (3, 6) and path.stem in one_line(result)
+    assert names(tmp_path) == ["folder.png"]
+
+
+@pytest.mark.parametrize("target", ["absent/out.bin", "photo.png/out.bin", ".", "/proc/out.bin"])
+def test_unwritable_outputs(llicm: Llicm, picture: Path, target: str):
+    folder = picture.parent / "taken"
+    folder.mkdir()
+    output = folder if target == "." else picture.parent / target
+    (folder / "photo.llic").mkdir()
+    result = llicm("encode", picture, "-o", output)
+    assert result.code == 6 and one_line(result)
+    assert names(picture.parent) == ["photo.png", "taken"] and names(folder) == ["photo.llic"]
+
+
+def test_a_full_disk_leaves_nothing(llicm: Llicm, picture: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = llicm("encode", picture)
+    assert result.code == 6 and "No space left" in one_line(result)
+    assert names(picture.parent) == ["photo.png"]
+
+
+def test_a_lossy_or_unknown_output_suffix_is_refused(llicm: Llicm, tmp_path: Path, stream: bytes):
+    path = tmp_path / "x.llic"
+    path.write_bytes(stream)
+    for suffix in (".jpg", ".xyz", ""):
+        result = llicm("decode", path, "-o", tmp_path / f"out{suffix}")
+        assert result.code == 2 and ".png" in one_line(result)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".bmp", ".ppm"])
+def test_every_output_format_holds_the_same_pixels(llicm: Llicm, tmp_path: Path, stream: bytes, suffix: str):
+    path = tmp_path / "x.llic"
+    path.write_bytes(stream)
+    assert llicm("decode", path, "-o", tmp_path / f"out{suffix}").code == 0
+    assert np.array_equal(Image.open(tmp_path / f"out{suffix}"), llicm_cli.decode(stream))
+
+
+def test_losses_are_told(llicm: Llicm, crop: Image.Image, tmp_path: Path):
+    crop.save(tmp_path / "x.jpg", icc_profile=b"profile")
+    result = llicm("encode", tmp_path / "x.jpg")
+    assert result.code == 0 and "warning" in result.stderr and "ICC" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--version"], ["--help"], ["encode", "--help"], ["info", "x.llic"], ["train", "codec", "--help"]],
+)
+def test_quick_answers_never_load_torch(command: list[str], tmp_path: Path, stream: bytes):
+    (tmp_path / "x.llic").write_bytes(stream)
+    code = (
+        "import sys; from llicm_cli.cli.main import run\n"
+        f"sys.argv = {['llicm', *command]!r}\n"
+        "try: run()\nexcept SystemExit as e: assert not e.code\n"
+        "assert 'torch' not in sys.modules and 'compressai' not in sys.modules"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0 and run.stdout, run.stderr
+
+
+def test_coding_never_loads_the_compressai_package(picture: Path):
+    code = (
+        "import sys; from PIL import Image; import llicm_cli\n"
+        f"llicm_cli.decode(llicm_cli.encode(Image.open({str(picture)!r})))\n"
+        "assert 'compressai' not in sys.modules and 'open_clip' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_closed_pipe_is_no_traceback(picture: Path):
+    script = f"{sys.executable} -m llicm_cli encode {picture} -o - | true; exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode in (0, 6) and "Traceback" not in run.stderr

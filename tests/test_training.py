@@ -1,0 +1,137 @@
+"""``llicm train codec``, for a few steps: it learns, resumes, and what it writes codes pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Result, photograph, psnr
+from PIL import Image
+
+from llicm_cli import bitstream, pipeline
+from llicm_cli.errors import ModelError
+from llicm_cli.models.codec import Codec, CodecConfig
+from llicm_cli.models.weights import folder, load_codec, read_parts
+from llicm_cli.training.codec import TrainedCodec, start_from_principal_components
+from llicm_cli.training.loop import learning_rate_factor
+
+Llicm = Callable[..., Result]
+SMALL = CodecConfig(
+    latent=96, fine=16, coarse=16, fine_blocks=1, coarse_blocks=1, hyper=8, prior=16, context=16, scale=16
+)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    place.mkdir()
+    for i, name in enumerate(["astronaut", "coffee", "grace_hopper"] * 4):
+        photograph(name).crop((20 * i, 0, 20 * i + 280, 300)).save(place / f"{i:02}.png")
+    return place
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New models are small ones."""
+    monkeypatch.setattr("llicm_cli.models.codec.CodecConfig", lambda: SMALL)
+
+
+@pytest.mark.usefixtures("small")
+def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop: Image.Image):
+    weights, state = tmp_path / "out" / "codec.safetensors", tmp_path / "run.pt"
+    common = ["train", "codec", photos, "-o", weights, "--checkpoint", state, "--batch", "2"]
+    first = llicm(*common, "--steps", "4")
+    assert first.code == 0, first.stderr
+    resumed = llicm(*common, "--steps", "7", "--resume")
+    assert resumed.code == 0, resumed.stderr
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["steps"] == 7 and card["training_photos"] == 11 and card["validation_photos"] == 1
+    assert card["sha256"] == load_codec(weights).id.hex() + card["sha256"][8:]
+    common[4] = tmp_path / "more.safetensors"
+    again = llicm(*common, "--steps", "2", "--start-from", weights)
+    assert again.code == 0, again.stderr
+
+    model = load_codec(weights)
+    with torch.inference_mode():
+        payload, crc = pipeline._encode_pixels(model, pipeline._to_tensor(crop), 50_000)
+        stream = bitstream.Stream(*crop.size, "RGB", 50_000, model.id, payload, crc)
+        pixels = pipeline._decode_pixels(model, stream)
+    decoded = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+    assert psnr(crop, decoded) > 20
+
+
+def test_the_start_is_a_transform_codec(crop: Image.Image):
+    torch.manual_seed(0)
+    model = TrainedCodec(SMALL)
+    x = pipeline._to_tensor(crop)[..., :128, :128]
+    start_from_principal_components(model.codec, torch.cat([x, x.flip(3), x.flip(2), x.transpose(2, 3)]))
+    with torch.no_grad():
+        x_hat, bpp = model(x, torch.tensor([1.0]), True)
+    assert -10 * torch.log10((x - x_hat).square().mean()) > 22
+    assert 0 < bpp < 6
+
+
+def test_gradients_reach_every_network():
+    torch.manual_seed(0)
+    model = TrainedCodec(SMALL)
+    for parameter in model.codec.parameters():  # zero starts would hide what lies before them
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    x_hat, bpp = model(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), False)
+    (bpp.mean() + x_hat.square().mean()).backward()
+    dead = [n for n, p in model.codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+def test_learning_rate_rises_holds_and_falls():
+    factors = [learning_rate_factor(step, step / 1000) for step in (0, 50, 100, 500, 750, 999)]
+    assert factors == pytest.approx([0.01, 0.51, 1, 1, 0.5, 0.002])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--steps", "3", "--minutes", "1"]])
+def test_a_budget_is_needed(llicm: Llicm, photos: Path, tmp_path: Path, arguments: list[str]):
+    result = llicm("train", "codec", photos, "-o", tmp_path / "x.safetensors", *arguments)
+    assert result.code == 2 and "--minutes" in result.stderr
+
+
+def test_no_photos_is_wrong_usage(llicm: Llicm, tmp_path: Path):
+    assert llicm("train", "codec", tmp_path, "-o", tmp_path / "x.safetensors", "--steps", "1").code == 2
+
+
+def test_the_shipped_weights_have_a_card_and_fit_their_limits():
+    card = json.loads((folder() / "codec.json").read_text())
+    config, parts, digest = read_parts(folder() / "codec.safetensors")
+    assert card["sha256"] == digest.hex() and card["configuration"] == config
+    assert card["steps"] > 1000 and card["validation"]
+    assert (folder() / "codec.safetensors").stat().st_size < 25e6
+    assert {t.dtype for t in parts["codec."].values()} == {torch.float16}
+
+
+def test_damaged_weights_are_one_clear_error(tmp_path: Path):
+    good = (folder() / "codec.safetensors").read_bytes()
+    card = (folder() / "codec.json").read_text()
+    flipped = bytearray(good)
+    flipped[-1] ^= 1
+    for name, data, words in [
+        ("absent", None, "no weights"),
+        ("flipped", bytes(flipped), "does not match its model card"),
+        ("truncated", good[:-10], "not a weights file"),
+        ("text", b"hello", "not a weights file"),
+    ]:
+        path = tmp_path / f"{name}.safetensors"
+        if data is not None:
+            path.write_bytes(data)
+            path.with_suffix(".json").write_text(card)
+        with pytest.raises(ModelError, match=words):
+            load_codec(path)
+    path.with_suffix(".json").unlink()
+    path.write_bytes(good)
+    with pytest.raises(ModelError, match="model card"):
+        load_codec(path)
+
+
+def test_positions_span_the_range_of_lambda():
+    lambdas = torch.tensor([0.001, 0.01, 0.1])
+    assert Codec.position(lambdas).tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)
