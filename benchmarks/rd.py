@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import bjontegaard
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import Image
 from pytorch_msssim import ms_ssim
 
 import llicm_cli
+from llicm_cli.models.weights import load_codec
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -66,7 +67,7 @@ def measure(
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp"))
     for name in codec or list(CODECS):
         code, rates = CODECS[name]
-        curve: dict[str, list[float]] = {"setting": rates, "bpp": [], "psnr_rgb": [], "ms_ssim_rgb": []}
+        curve: dict[str, Any] = {"setting": rates, "bpp": [], "psnr_rgb": [], "ms_ssim_rgb": []}
         for rate in rates:
             rows = []
             for path in paths:
@@ -77,11 +78,11 @@ def measure(
                 curve[key].append(round(float(value), 5))
             last = f"{curve['bpp'][-1]:.4f} bpp {curve['psnr_rgb'][-1]:.3f} dB"
             typer.echo(f"{name} {rate:g}: {last}", err=True)
-        results[name] = curve
+        results[name] = curve | ({"model": load_codec().id.hex()} if name == "llicm" else {})
         output.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _bd_rate(anchor: dict[str, list[float]], test: dict[str, list[float]], key: str) -> str:
+def _bd_rate(anchor: dict[str, Any], test: dict[str, Any], key: str) -> str:
     """BD-rate of ``test`` against ``anchor`` in %, or why there is none."""
     scale = (lambda q: -10 * np.log10(1 - np.array(q))) if key == "ms_ssim_rgb" else np.array
     if not anchor.get(key):
@@ -90,6 +91,8 @@ def _bd_rate(anchor: dict[str, list[float]], test: dict[str, list[float]], key: 
     for curve in (anchor, test):
         order = np.argsort(curve["bpp"])
         curves += [np.array(curve["bpp"])[order], scale(np.array(curve[key])[order])]
+        if np.any(np.diff(curves[-1]) <= 0):
+            return "n/a (not monotone)"
     overlap = min(curves[1][-1], curves[3][-1]) - max(curves[1][0], curves[3][0])
     if overlap < 0.5 * (curves[3][-1] - curves[3][0]):
         return "n/a (little overlap)"

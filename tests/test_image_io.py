@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -76,6 +78,52 @@ def test_16_bits_are_coded_at_8_with_a_warning(crop: Image.Image):
     image, losses = read_image(saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"))
     assert image.mode == "L" and np.array_equal(image, grey)
     assert any("8 bits" in loss for loss in losses)
+
+
+def deep_colour(crop: Image.Image, kind: str) -> bytes:
+    """16-bit RGB files, which Pillow cannot write."""
+    pixels = np.asarray(crop).astype(np.uint16) * 257
+    if kind == "PPM":
+        return b"P6 %d %d 65535\n" % crop.size + pixels.astype(">u2").tobytes()
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    header = struct.pack(">IIBBBBB", *crop.size, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    crcs = [struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks]
+    joined = (struct.pack(">I", len(b)) + n + b + c for (n, b), c in zip(chunks, crcs, strict=True))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(joined)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM"])
+def test_16_bits_of_colour_are_told_too(crop: Image.Image, kind: str):
+    image, losses = read_image(deep_colour(crop, kind))
+    assert image.mode == "RGB" and np.array_equal(image, crop)
+    assert any("8 bits" in loss for loss in losses)
+
+
+def test_integers_beyond_16_bits_are_refused():
+    with pytest.raises(InputError, match="16 bits"):
+        read_image(saved(Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)), "TIFF"))
+
+
+def test_a_broken_exif_block_does_not_cost_the_picture(crop: Image.Image):
+    image, losses = read_image(saved(crop, "PNG", exif=b"Exif\0\0garbage"))
+    assert np.array_equal(image, crop) and any("EXIF" in loss for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "word"),
+    [
+        ("PNG", {"icc_profile": b"profile"}, "ICC"),
+        ("JPEG", {"comment": b"taken at noon"}, "comment"),
+        ("WEBP", {"xmp": b"<x/>"}, "XMP"),
+        ("TIFF", {"tiffinfo": {270: "a description"}}, "text"),
+    ],
+)
+def test_metadata_that_is_not_kept_is_told(
+    crop: Image.Image, kind: str, options: dict[str, object], word: str
+):
+    _, losses = read_image(saved(crop, kind, **options))
+    assert len(losses) == 1 and word in losses[0]
 
 
 def test_cmyk_is_converted_with_a_warning(crop: Image.Image):

@@ -10,7 +10,7 @@ from conftest import psnr
 from PIL import Image
 
 import llicm_cli
-from llicm_cli import bitstream
+from llicm_cli import bitstream, pipeline
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 
 
@@ -58,6 +58,29 @@ def test_an_unreachable_target_is_told(crop: Image.Image, size: int):
         llicm_cli.encode_to_size(crop, size)
 
 
+def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    rates = []
+    encode_at = pipeline._encode_at
+
+    def watched(image: Image.Image, rate: int) -> bytes:
+        rates.append(rate)
+        return encode_at(image, rate)
+
+    monkeypatch.setattr(pipeline, "_encode_at", watched)
+    with pytest.raises(TargetError):
+        llicm_cli.encode_to_size(crop, 100)
+    assert len(rates) == 2
+
+
+def test_a_size_that_this_version_cannot_hold_is_refused(crop: Image.Image):
+    stream = bitstream.parse(llicm_cli.encode(crop))
+    huge = bitstream.write(dataclasses.replace(stream, width=16384, height=16384))
+    with pytest.raises(BitstreamError, match="pixels that this version"):
+        llicm_cli.decode(huge)
+    with pytest.raises(InputError, match="pixels that this version"):
+        llicm_cli.encode(Image.new("L", (16384, 4097)))
+
+
 @pytest.mark.parametrize("lmbda", [0.0, 1.0, float("nan")])
 def test_a_lambda_out_of_range_is_refused(crop: Image.Image, lmbda: float):
     with pytest.raises(UsageError, match="lambda"):
@@ -82,14 +105,14 @@ def test_a_damaged_payload_under_a_right_file_checksum_is_told(crop: Image.Image
     for _ in range(10):
         payload = bytearray(stream.payload)
         payload[rng.integers(len(payload))] ^= 1 << int(rng.integers(8))
-        with pytest.raises(BitstreamError, match="symbols"):
+        with pytest.raises(BitstreamError, match="symbols|no valid beginning"):
             llicm_cli.decode(bitstream.write(dataclasses.replace(stream, payload=bytes(payload))))
 
 
 @pytest.mark.parametrize("field", [{"width": 2000}, {"height": 2000}, {"rate": 0}, {"payload": b""}])
 def test_header_fields_that_do_not_fit_the_payload_are_told(crop: Image.Image, field: dict[str, object]):
     stream = bitstream.parse(llicm_cli.encode(crop))
-    with pytest.raises(BitstreamError, match="symbols"):
+    with pytest.raises(BitstreamError, match="symbols|no valid beginning"):
         llicm_cli.decode(bitstream.write(dataclasses.replace(stream, **field)))
 
 

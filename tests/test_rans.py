@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from llicm_cli.errors import BitstreamError
 from llicm_cli.models.weights import load_codec
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
 from llicm_cli.tables import Tables
@@ -40,17 +44,47 @@ def test_cost_is_the_entropy(tables: Tables):
     assert 8 * len(encoder.finish()) == pytest.approx(-count * np.sum(share * np.log2(share)), rel=0.01)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x00", b"\xff" * 7, b"\xff" * 3000, bytes(range(256)) * 9])
-def test_a_hostile_payload_yields_symbols_not_a_fault(tables: Tables, payload: bytes):
-    count = 200_000
-    decoder = Decoder(tables, payload, count)
-    index = np.random.default_rng(2).integers(0, len(tables.size), count).astype(np.int32)
-    assert len(decoder.take(index)) == count
+@pytest.mark.parametrize("payload", [b"", bytes(7), bytes(8), bytes(40), b"\xff" * 3000])
+def test_what_no_coder_writes_is_refused(tables: Tables, payload: bytes):
+    with pytest.raises(BitstreamError, match="no valid beginning"):
+        Decoder(tables, payload, 10)
+
+
+# In a process of its own: a read past the end of the padded payload would end it.
+HOSTILE = """
+import sys, numpy as np
+from llicm_cli.rans import Decoder
+from llicm_cli.errors import BitstreamError
+from llicm_cli.models.weights import load_codec
+tables, count = load_codec().tables, 3_000_000
+kind = sys.argv[1]
+rng = np.random.default_rng(0)
+start = (1 << 62).to_bytes(8, "little") if kind != "lowest state" else (1 << 31).to_bytes(8, "little")
+rests = {"escapes": b"\\xff" * 200_000, "noise": rng.bytes(5000), "zeros": bytes(500)}
+rest = rests.get(kind, b"")
+index = rng.integers(0, len(tables.size), count).astype(np.int32)
+assert len(Decoder(tables, start + rest, count).take(index)) == count
+"""
+
+
+@pytest.mark.parametrize("kind", ["lowest state", "escapes", "noise", "zeros"])
+def test_a_hostile_payload_yields_symbols_not_a_fault(kind: str):
+    run = subprocess.run([sys.executable, "-c", HOSTILE, kind], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_encoder_refuses_what_its_coder_cannot_hold(tables: Tables):
+    few = Encoder(tables)
+    few.put(np.zeros(7, dtype=np.int32), np.zeros(7, dtype=np.int32))
+    with pytest.raises(ValueError, match="fewer than 8"):
+        few.finish()
+    with pytest.raises(ValueError, match="exceeds"):
+        few.put(np.array([SYMBOL_LIMIT + 1], dtype=np.int32), np.zeros(1, dtype=np.int32))
 
 
 def test_more_symbols_than_announced_are_refused(tables: Tables):
     with pytest.raises(ValueError, match="more symbols"):
-        Decoder(tables, b"", 3).take(np.zeros(4, dtype=np.int32))
+        Decoder(tables, (1 << 62).to_bytes(8, "little"), 3).take(np.zeros(4, dtype=np.int32))
 
 
 @pytest.mark.parametrize(

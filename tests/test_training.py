@@ -45,12 +45,23 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
     common = ["train", "codec", photos, "-o", weights, "--checkpoint", state, "--batch", "2"]
     first = llicm(*common, "--steps", "4")
     assert first.code == 0, first.stderr
+    assert llicm(*common, "--steps", "7").code == 2, "an existing run is not overwritten"
+    before = torch.load(state, weights_only=True)
     resumed = llicm(*common, "--steps", "7", "--resume")
     assert resumed.code == 0, resumed.stderr
+    after = torch.load(state, weights_only=True)
+    for part, prefix in (
+        ("model", ""),
+        ("average", "module."),
+    ):  # three steps change weights a little: they were not started anew
+        a, b = (s[part][prefix + "codec.gain.rows"] for s in (before, after))
+        assert 0 < (a - b).abs().max() < 0.01
+    moments = [s["optimisers"][1]["state"][0]["step"] for s in (before, after)]
+    assert moments == [4, 7]
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["steps"] == 7 and card["training_photos"] == 11 and card["validation_photos"] == 1
     assert card["sha256"] == load_codec(weights).id.hex() + card["sha256"][8:]
-    common[4] = tmp_path / "more.safetensors"
+    common[4], common[6] = tmp_path / "more.safetensors", tmp_path / "more.pt"
     again = llicm(*common, "--steps", "2", "--start-from", weights)
     assert again.code == 0, again.stderr
 
@@ -94,6 +105,16 @@ def test_learning_rate_rises_holds_and_falls():
 def test_a_budget_is_needed(llicm: Llicm, photos: Path, tmp_path: Path, arguments: list[str]):
     result = llicm("train", "codec", photos, "-o", tmp_path / "x.safetensors", *arguments)
     assert result.code == 2 and "--minutes" in result.stderr
+
+
+def test_a_foreign_checkpoint_is_one_clear_line(llicm: Llicm, photos: Path, tmp_path: Path):
+    state = tmp_path / "run.pt"
+    output = tmp_path / "x.safetensors"
+    command = ["train", "codec", photos, "-o", output, "--checkpoint", state, "--steps", "1", "--resume"]
+    for content in (b"garbage", None):
+        state.write_bytes(content) if content else torch.save({"a": 1}, state)
+        result = llicm(*command)
+        assert result.code == 3 and "cannot resume" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_no_photos_is_wrong_usage(llicm: Llicm, tmp_path: Path):

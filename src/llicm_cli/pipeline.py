@@ -19,16 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from llicm_cli import bitstream
-from llicm_cli.bitstream import Stream
-from llicm_cli.errors import BitstreamError, InputError, LlicmError, ModelError, TargetError, UsageError
+from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
+from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.models.codec import HYPER, PATCH
 from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, step_masks
 from llicm_cli.models.exact import HYPER_LIMIT
 from llicm_cli.models.weights import CodecModel, load_codec
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
 
-CERTAIN_ZERO_BELOW = 2  # scale index; a latent of this scale would be non-zero once in 3,000 times
-DEFAULT_LAMBDA = 0.02
+CERTAIN_ZERO_BELOW = 2  # scale index; a latent of this scale would be non-zero once in 6,000 times
+MAX_PIXELS = 2**26  # of this version, which holds a picture's latents in memory at once (about 12 GiB)
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
 
@@ -145,10 +145,19 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 
 
+def _size_problem(width: int, height: int) -> str | None:
+    """Why this version cannot code a picture of this size, or None."""
+    if problem := bitstream.size_problem(width, height):
+        return problem
+    if width * height > MAX_PIXELS:
+        return f"{width}x{height} exceeds the 2**26 pixels that this version can code"
+    return None
+
+
 def _check_image(image: Image.Image) -> None:
     if image.mode not in ("L", "RGB"):
         raise InputError(f"a picture of mode {image.mode} cannot be coded; convert it to L or RGB first")
-    if problem := bitstream.size_problem(*image.size):
+    if problem := _size_problem(*image.size):
         raise InputError(problem)
 
 
@@ -164,7 +173,8 @@ def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA) -> bytes:
     """Code a picture.
 
     Args:
-        image: mode L or RGB, 8 bits a channel, any size from 1x1 to 2**28 pixels.
+        image: mode L or RGB, 8 bits a channel, 1x1 to 2**26 pixels. Only its pixels are coded:
+            orientation, profiles and other metadata are the caller's.
         lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
             (CompressAI's convention): larger means better and larger.
 
@@ -196,28 +206,37 @@ def encode_to_size(image: Image.Image, size: int) -> bytes:
     """
     _check_image(image)
     low, high = 0, bitstream.RATE_MAX
-    smallest, largest = _encode_at(image, low), _encode_at(image, high)
-    ends = (len(smallest), len(largest))
-    best = min((smallest, largest), key=lambda data: abs(len(data) - size))
-    for _ in range(TARGET_TRIES):
-        if abs(len(best) - size) <= TARGET_TOLERANCE * size / 2 or high - low < 2:
-            break
-        # Sizes grow nearly as a power of lambda: interpolate on logarithmic axes, stay inside.
-        place = float(np.interp(np.log(size), np.log((len(smallest), len(largest))), (low, high)))
-        middle = int(np.clip(round(place), low + (high - low) // 16 + 1, high - (high - low) // 16 - 1))
-        middle = min(max(middle, low + 1), high - 1)
-        data = _encode_at(image, middle)
-        best = min((best, data), key=lambda d: abs(len(d) - size))
-        if len(data) < size:
-            low, smallest = middle, data
-        else:
-            high, largest = middle, data
-    if abs(len(best) - size) > TARGET_TOLERANCE * size:
+    found = {rate: _encode_at(image, rate) for rate in (low, high)}
+    if len(found[low]) * (1 - TARGET_TOLERANCE) <= size <= len(found[high]) * (1 + TARGET_TOLERANCE):
+        for _ in range(TARGET_TRIES):
+            if high - low < 2 or _miss(_nearest(found, size), size) <= TARGET_TOLERANCE / 2:
+                break
+            # Size grows nearly as a power of lambda: interpolate on logarithmic axes, and stay
+            # clear of the ends so that the interval shrinks.
+            ends = np.log((len(found[low]), len(found[high])))
+            place = float(np.interp(np.log(size), ends, (low, high)))
+            margin = (high - low) // 16 + 1
+            rate = min(max(round(place), low + margin), high - margin)
+            rate = rate if low < rate < high else (low + high) // 2
+            found[rate] = _encode_at(image, rate)
+            low, high = (rate, high) if len(found[rate]) < size else (low, rate)
+    best = _nearest(found, size)
+    if _miss(best, size) > TARGET_TOLERANCE:
+        sizes = [len(data) for data in found.values()]
         raise TargetError(
-            f"cannot reach {size} bytes: this picture takes {ends[0]} to {ends[1]} bytes, "
+            f"cannot reach {size} bytes: this picture takes {min(sizes)} to {max(sizes)} bytes, "
             f"the nearest found is {len(best)}"
         )
     return best
+
+
+def _miss(data: bytes, size: int) -> float:
+    """How far a stream is from the asked size, as a share of it."""
+    return abs(len(data) - size) / size
+
+
+def _nearest(found: dict[int, bytes], size: int) -> bytes:
+    return min(found.values(), key=lambda data: _miss(data, size))
 
 
 @torch.inference_mode()
@@ -232,6 +251,8 @@ def decode(data: bytes) -> Image.Image:
         ModelError: coded with other weights than the installed ones.
     """
     stream = bitstream.parse(data)
+    if problem := _size_problem(stream.width, stream.height):
+        raise BitstreamError(problem)
     model = load_codec()
     if stream.model != model.id:
         raise ModelError(
@@ -241,6 +262,3 @@ def decode(data: bytes) -> Image.Image:
     if stream.colour == "grey":
         return Image.fromarray((pixels.mean(0) * 255).round().to(torch.uint8).numpy())
     return Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
-
-
-__all__ = ["DEFAULT_LAMBDA", "LlicmError", "decode", "encode", "encode_to_size"]

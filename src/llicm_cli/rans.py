@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from llicm_cli.errors import ModelError
-from llicm_cli.tables import Tables
+from llicm_cli.errors import BitstreamError, ModelError
+from llicm_cli.tables import Integers, Tables
 
-Integers = npt.NDArray[np.int32]
 SYMBOL_LIMIT = 2**15 - 1  # largest magnitude of a symbol
+FEWEST_SYMBOLS = 8  # the coder's buffer has one word a symbol, too small for its state below this
+STATE_LOW, STATE_HIGH = 2**31, 2**63  # a coder's state lies in this range between symbols
 
 
 @cache
@@ -39,18 +39,24 @@ def _coder() -> Any:
 
 
 class Encoder:
-    """Codes symbols in the order in which they are put."""
+    """Codes symbols in the order in which they are put; at least ``FEWEST_SYMBOLS`` in all."""
 
     def __init__(self, tables: Tables) -> None:
         self._lists = tables.lists
+        self._count = 0
         self._coder = _coder().BufferedRansEncoder()
 
     def put(self, symbols: Integers, tables: Integers) -> None:
         """symbols: (N,) within +-``SYMBOL_LIMIT``; tables: (N,) the table of each."""
+        if len(symbols) and np.abs(symbols).max() > SYMBOL_LIMIT:
+            raise ValueError(f"a symbol exceeds {SYMBOL_LIMIT}")
+        self._count += len(symbols)
         self._coder.encode_with_indexes(symbols.tolist(), tables.tolist(), *self._lists)
 
     def finish(self) -> bytes:
         """The coded stream."""
+        if self._count < FEWEST_SYMBOLS:
+            raise ValueError(f"fewer than {FEWEST_SYMBOLS} symbols cannot be coded")
         return bytes(self._coder.flush())
 
 
@@ -62,15 +68,22 @@ class Decoder:
         payload: any bytes; a stream that was not coded with these tables gives wrong symbols (told by
             their checksum), never a fault.
         most: upper bound of the symbols that will be asked for.
+
+    Raises:
+        BitstreamError: the payload cannot be the output of a coder.
     """
 
     def __init__(self, tables: Tables, payload: bytes, most: int) -> None:
         self._lists = tables.lists
         self._coder = _coder().RansDecoder()
         self._left = most
-        # The coder takes at most 2 bytes a symbol, beside escapes: a run of nibbles F, each of which
-        # announces 15 nibbles more. Zeros end such a run, so only the payload can announce any.
-        self._coder.set_stream(payload + bytes(2 * most + 15 * len(payload) + 4096))
+        # From a state in range, each symbol takes at most one 4-byte word. Escapes take more: a run
+        # of nibbles F, each of which announces 15 nibbles; zeros end such a run, so that only the
+        # payload itself can announce any.
+        state = int.from_bytes(payload[:8], "little")
+        if len(payload) < 8 or not STATE_LOW <= state < STATE_HIGH:
+            raise BitstreamError("the stream is damaged (its payload has no valid beginning)")
+        self._coder.set_stream(payload + bytes(4 * most + 15 * len(payload) + 4096))
 
     def take(self, tables: Integers) -> Integers:
         """tables: (N,) the table of each symbol -> (N,) symbols."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +11,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-_stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+from llicm_cli.errors import OutputError
+
+_stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(words: str) -> None:
@@ -17,9 +21,38 @@ def say(words: str) -> None:
     _stderr.print(" ".join(words.splitlines()), markup=False)
 
 
+def fault(error: Exception, about: str = "") -> int:
+    """Say that an error came up which nobody planned for; returns the exit code."""
+    if os.environ.get("LLICM_DEBUG"):
+        raise error
+    say(f"llicm: {about}internal fault: {type(error).__name__}: {error} (LLICM_DEBUG=1 shows more)")
+    return 1
+
+
 def show(words: str) -> None:
-    """A result, on stdout."""
-    sys.stdout.write(words + "\n")
+    """A result, as a line on stdout; raises OutputError."""
+    with _stdout_errors():
+        sys.stdout.write(words + "\n")
+        sys.stdout.flush()
+
+
+def show_bytes(data: bytes) -> None:
+    """A result, as bytes on stdout; raises OutputError."""
+    if sys.stdout.isatty():
+        raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
+    with _stdout_errors():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
+        closed = error.errno == errno.EPIPE
+        raise OutputError("nobody reads standard output" if closed else str(error.strerror)) from error
 
 
 @contextmanager
@@ -28,7 +61,12 @@ def progress(title: str) -> Iterator[Callable[[float, str], None]]:
 
     Yields a function that takes the done share (0..1) and a few words.
     """
-    columns = (TextColumn(title), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=_stderr, disable=not _stderr.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=1.0)
 

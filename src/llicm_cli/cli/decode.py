@@ -15,14 +15,14 @@ SUFFIX = ".png"
 def decode(inputs: Inputs, output: Output = None, overwrite: Overwrite = False) -> None:
     """Decompress streams to pictures.
 
-    The output's suffix chooses its format, one that keeps every pixel: .png, .tif, .webp, .bmp, .ppm,
-    .pgm. Standard output and derived names are PNG.
+    The output's suffix chooses its format, one that keeps every pixel: .png, .tif, .webp, .bmp, .ppm.
+    Standard output and derived names are PNG.
     """
     outputs = plan_outputs(inputs, output, SUFFIX)
-    for path in outputs:
-        if path != STANDARD and path.suffix.lower() not in PICTURE_FORMATS:
-            known = " ".join(PICTURE_FORMATS)
-            raise UsageError(f"{path}: the suffix must name a lossless picture format: {known}")
+    named = output is not None and outputs == [Path(output)] != [STANDARD]
+    if named and outputs[0].suffix.lower() not in PICTURE_FORMATS:
+        known = " ".join(PICTURE_FORMATS)
+        raise UsageError(f"{output}: the suffix must name a lossless picture format: {known}")
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN
 from llicm_cli.cli.files import Inputs, Output, Overwrite, plan_outputs, process
 from llicm_cli.errors import UsageError
 
 SUFFIX = ".llic"
-DEFAULT_LAMBDA = 0.02  # as in pipeline, which must not be imported for --help
-
-COST = """
---lambda is the price of error: the encoder minimises bpp + lambda * 255^2 * MSE (CompressAI's convention).
-Larger is better and larger. (The rate-perception lambda of the LL-ICM paper runs the other way.)
-"""
 
 
 def encode(
@@ -27,10 +22,10 @@ def encode(
     lmbda: Annotated[
         float | None,
         typer.Option("--lambda", "-l", min=LAMBDA_MIN, max=LAMBDA_MAX, show_default=str(DEFAULT_LAMBDA),
-                     help="Quality: price of error, larger is better and larger."),
+                     help="Quality: the price of error. Larger is better and larger."),
     ] = None,
     bpp: Annotated[
-        float | None, typer.Option(min=0, help="Aim at so many bits a pixel instead (within 3 %).")
+        float | None, typer.Option(help="Aim at so many bits a pixel instead (within 3 %).")
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=1, metavar="BYTES", help="Aim at this file size instead (within 3 %).")
@@ -38,6 +33,8 @@ def encode(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Compress pictures."""
+    if bpp is not None and not 0 < bpp < math.inf:
+        raise UsageError("--bpp must be a positive number")
     if sum(option is not None for option in (lmbda, bpp, size)) > 1:
         raise UsageError("give only one of --lambda, --bpp and --size")
     outputs = plan_outputs(inputs, output, SUFFIX)
@@ -51,6 +48,6 @@ def encode(
             return pipeline.encode_to_size(image, max(1, round(bpp * image.width * image.height / 8)))
         if size is not None:
             return pipeline.encode_to_size(image, size)
-        return pipeline.encode(image, pipeline.DEFAULT_LAMBDA if lmbda is None else lmbda)
+        return pipeline.encode(image, DEFAULT_LAMBDA if lmbda is None else lmbda)
 
     process(inputs, outputs, convert, overwrite=overwrite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 from llicm_cli.cli import console
-from llicm_cli.errors import LlicmError, OutputError, UsageError
+from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
 from llicm_cli.image_io import check_output, read_bytes, write_file
 
 STANDARD = Path("-")
@@ -44,46 +43,36 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
         OutputError: the folder cannot be made.
     """
     piped = STANDARD in inputs
+    folder = output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir())
     if piped and len(inputs) > 1:
         raise UsageError("standard input cannot be mixed with other inputs")
-    if output is None:
-        results = [STANDARD] if piped else [path.with_name(path.stem + suffix) for path in inputs]
-    elif output.endswith(("/", os.sep)) or Path(output).is_dir():
-        if piped:
-            raise UsageError("standard input needs an output file, not a folder")
+    if piped and folder:
+        raise UsageError("standard input needs an output file, not a folder")
+    if output is not None and not folder and len(inputs) > 1:
+        raise UsageError(f"{len(inputs)} inputs need a folder as output: end its name in / to make it")
+    if output is not None and not folder:
+        return [Path(output)]
+    if piped:
+        return [STANDARD]
+    results = [Path(output or path.parent, path.stem + suffix) for path in inputs]
+    if twice := [r for r, count in Counter(results).items() if count > 1]:
+        raise UsageError(f"several inputs would be written to {twice[0]}; rename them or use other folders")
+    if output is not None:
         try:
             Path(output).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
-        results = [Path(output) / (path.stem + suffix) for path in inputs]
-    elif len(inputs) > 1:
-        raise UsageError(f"{len(inputs)} inputs need a folder as output: end its name in / to make it")
-    else:
-        results = [Path(output)]
-    if twice := [r for r, count in Counter(results).items() if count > 1]:
-        raise UsageError(f"several inputs would be written to {twice[0]}; rename them or use other folders")
     return results
 
 
 def read_input(path: Path) -> bytes:
-    """The bytes of a file or of standard input."""
-    return sys.stdin.buffer.read() if path == STANDARD else read_bytes(path)
-
-
-def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a file or standard output; raises OutputError."""
+    """The bytes of a file or of standard input; raises InputError."""
     if path != STANDARD:
-        write_file(path, data, overwrite=overwrite)
-        return
-    if sys.stdout.isatty():
-        raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
+        return read_bytes(path)
     try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
-        closed = error.errno == errno.EPIPE
-        raise OutputError("nobody reads standard output" if closed else str(error)) from error
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError, AttributeError) as error:  # closed, or no standard input at all
+        raise InputError("standard input cannot be read") from error
 
 
 def process(
@@ -109,13 +98,19 @@ def process(
         for done, (source, target) in enumerate(zip(inputs, outputs, strict=True)):
             tick(done / len(inputs), source.name)
             try:
+                data = read_input(source)
                 if target != STANDARD:
                     check_output(target, overwrite=overwrite)
-                warn = partial(_warn, source)
-                write_output(target, convert(read_input(source), target, warn), overwrite=overwrite)
+                result = convert(data, target, partial(_warn, source))
+                if target == STANDARD:
+                    console.show_bytes(result)
+                else:
+                    write_file(target, result, overwrite=overwrite)
             except LlicmError as error:
                 failures.append(error.exit_code)
                 console.say(f"llicm: {target if isinstance(error, OutputError) else source}: {error}")
+            except Exception as error:
+                failures.append(console.fault(error, about=f"{source}: "))
     if failures:
         raise typer.Exit(failures[0])
 

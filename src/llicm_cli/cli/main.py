@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -56,7 +55,4 @@ def run() -> None:
         console.say("llicm: interrupted")
         sys.exit(130)
     except Exception as error:
-        if os.environ.get("LLICM_DEBUG"):
-            raise
-        console.say(f"llicm: internal fault: {type(error).__name__}: {error} (LLICM_DEBUG=1 shows more)")
-        sys.exit(1)
+        sys.exit(console.fault(error))

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from llicm_cli.cli import console
+from llicm_cli.errors import UsageError
+from llicm_cli.image_io import check_output
 
 app = typer.Typer(no_args_is_help=True, help="Train the networks, one stage at a time.")
 
@@ -18,7 +20,7 @@ def codec(
     data: Annotated[list[Path], typer.Argument(help="Folders of clean photographs, searched recursively.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Weights file to write at the end.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     checkpoint: Annotated[Path, typer.Option(help="State of the run.")] = Path("runs/codec.pt"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
@@ -42,10 +44,18 @@ def codec(
     from llicm_cli.training.data import find_photos, split
     from llicm_cli.training.loop import Budget, Options
 
+    if checkpoint.exists() and not resume:
+        raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(output, overwrite=True)
     train, validation = split(find_photos(data))
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"no such device: {device}") from error
     with console.progress("train codec") as tick:
         options = Options(
-            budget=Budget(steps, minutes), device=torch.device(device), checkpoint=checkpoint,
+            budget=Budget(steps, minutes), device=place, checkpoint=checkpoint,
             resume=resume, seed=seed, batch=batch, muon_rate=muon_rate, adam_rate=adam_rate,
             ema_decay=ema_decay, save_every=save_every, report=console.say, tick=tick,
         )  # fmt: skip
@@ -55,6 +65,7 @@ def codec(
         "stage": "codec",
         "configuration": asdict(model.codec.config),
         "parameters": sum(p.numel() for p in model.codec.parameters()),
+        "command": card.command_line(),
         "data": [folder.name for folder in data],
         "training_photos": len(train),
         "validation_photos": len(validation),

@@ -83,10 +83,9 @@ class RateTable(nn.Module):
     VAE (Cui et al., CVPR 2021).
     """
 
-    def __init__(self, anchors: int, channels: int, start: Tensor | float = 0.0) -> None:
+    def __init__(self, anchors: int, channels: int) -> None:
         super().__init__()
-        rows = torch.zeros(anchors, channels) + torch.as_tensor(start)
-        self.rows = nn.Parameter(rows)
+        self.rows = nn.Parameter(torch.zeros(anchors, channels))
 
     def forward(self, t: Tensor) -> Tensor:
         """t: (B,) in 0..1 -> (B, channels, 1, 1)."""

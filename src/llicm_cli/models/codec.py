@@ -124,7 +124,7 @@ class MeanPrior(nn.Module):
 
     def forward(self, step: int, features: Tensor, known: Tensor) -> Tensor:
         """features: ``body(z_hat)`` at latent size; known: decoded latents so far, else zero."""
-        mean = self.first(features)
+        mean: Tensor = self.first(features)
         if step:
             i = step - 1
             f = F.leaky_relu(self.from_hyper[i](features) + self.from_known[i](known), 0.1)
@@ -156,6 +156,11 @@ class Codec(nn.Module):
     def position(lmbda: Tensor) -> Tensor:
         """Place of lambda between LAMBDA_MIN (0) and LAMBDA_MAX (1) on a logarithmic axis."""
         return torch.log(lmbda / LAMBDA_MIN) / math.log(LAMBDA_MAX / LAMBDA_MIN)
+
+    @staticmethod
+    def lambda_at(t: Tensor) -> Tensor:
+        """The inverse of ``position``."""
+        return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** t
 
     def unit(self, t: Tensor) -> Tensor:
         """Size of one normalised unit in quantisation steps, (B, C, 1, 1)."""
@@ -193,7 +198,9 @@ class Codec(nn.Module):
         y, z = self.encode_latents(x, t)
         z_hat = round_straight_through(z)
         means = self.mean_prior.body(z_hat)
-        scales = self.scale_prior.features(z_hat)
+        exact = torch.autocast(x.device.type, enabled=False)  # 8 bits of bf16 are too few for an index
+        with exact:
+            scales = self.scale_prior.features(z_hat)
         masks = step_masks(y.shape[1], y.shape[2], y.shape[3], y.device)
         unit = self.unit(t)
         y_hat = torch.zeros_like(y)
@@ -201,7 +208,8 @@ class Codec(nn.Module):
         bits = torch.zeros(len(y), device=y.device)
         for step, mask in enumerate(masks):
             mean = self.mean_prior(step, means, y_hat / unit).float() * unit
-            scale = scale_of(self.scale_prior.index(step, scales, known, t))
+            with exact:
+                scale = scale_of(self.scale_prior.index(step, scales, known, t))
             residual = y - mean
             symbol = round_straight_through(residual)
             noisy = symbol if rounded_rate else residual + torch.rand_like(residual) - 0.5

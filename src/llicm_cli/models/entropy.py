@@ -75,8 +75,8 @@ class _Bound(torch.autograd.Function):
 class ScalePrior(nn.Module):
     """Scale indices from the hyper-latent, the rate position and the symbols known so far.
 
-    This is the float form that training differentiates; ``ExactScalePrior`` (below) is built from
-    its weights. Only operations with an exact integer counterpart appear: matrix products,
+    This is the float form that training differentiates; ``exact.ExactScalePrior`` is built
+    from its weights. Only operations with an exact integer counterpart appear: matrix products,
     additions, ReLU, and log2(1 + m) of an integer m, which becomes a table.
     """
 

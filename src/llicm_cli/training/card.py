@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,12 @@ def _git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def command_line() -> str:
+    """The command that runs, with every path reduced to its last part."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return shlex.join(["llicm", *words])
 
 
 def write(weights: Path, sha256: str, facts: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from llicm_cli.training.data import Crops
 from llicm_cli.training.loop import Options, Run
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
-ROUNDED_RATE_FROM = 0.6  # share of the run after which the rate is estimated on rounded symbols
+ROUNDED_RATE_FROM = 0.4  # share of the run after which the rate is estimated on rounded symbols
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
@@ -85,11 +85,6 @@ def stratified_positions(count: int, device: torch.device) -> Tensor:
     """(count,) rate positions, one in each of ``count`` equal parts of 0..1, in random order."""
     parts = torch.randperm(count) + torch.rand(count)
     return (parts / count).to(device)
-
-
-def lambda_at(t: Tensor) -> Tensor:
-    """Inverse of ``Codec.position``."""
-    return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** t
 
 
 def _coder_tables(model: TrainedCodec) -> Tables:
@@ -171,7 +166,7 @@ def train_codec(
         with torch.autocast(device.type, torch.bfloat16):
             x_hat, bpp = network(x, t, progress > ROUNDED_RATE_FROM)
         mse = (x_hat - x).square().mean((1, 2, 3))
-        weight = lambda_at(t) * 255**2
+        weight = Codec.lambda_at(t) * 255**2
         total = ((bpp + weight * mse) / weight.sqrt()).mean()
         psnr = -10 * torch.log10(mse.detach()).mean()
         return total, {"bpp": float(bpp.detach().mean()), "psnr": float(psnr)}
@@ -189,6 +184,8 @@ def train_codec(
 
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
+    torch.manual_seed(options.seed + run.step)  # a resumed run draws new crops and rates
+    crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, TrainedCodec)
     return trained, run

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llicm_cli.errors import UsageError
+from llicm_cli.errors import InputError, UsageError
+from llicm_cli.image_io import read_image
 
 VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
 
@@ -26,7 +27,7 @@ def find_photos(folders: Iterable[Path]) -> list[Path]:
 
 def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     """(training, validation): every twentieth photo of the sorted list is held out."""
-    held_out = set(paths[VALIDATION_EVERY // 2 :: VALIDATION_EVERY])
+    held_out = set(paths[min(len(paths), VALIDATION_EVERY) // 2 :: VALIDATION_EVERY])
     return [p for p in paths if p not in held_out], sorted(held_out)
 
 
@@ -48,14 +49,16 @@ class Crops:
         self.device = device
         self.photos: list[Tensor] = []
         for path in paths:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
+            try:
+                picture = read_image(path.read_bytes())[0].convert("RGB")
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
             for copy in (picture, picture.reduce(2)):
                 if min(copy.size) >= smallest:
                     pixels = torch.from_numpy(np.array(copy)).permute(2, 0, 1)
                     self.photos.append(pixels.contiguous().to(device))
         if not self.photos:
-            raise UsageError(f"no training photo is at least {smallest} pixels a side")
+            raise UsageError(f"no photo is at least {smallest} pixels a side")
         area = np.array([p.shape[1] * p.shape[2] for p in self.photos], dtype=np.float64)
         self.share = area / area.sum()
 

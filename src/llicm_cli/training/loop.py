@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ class Budget:
 
     def progress(self, step: int, seconds: float) -> float:
         """Done share, 0..1 (more than 1 after the end)."""
-        return step / self.steps if self.steps else seconds / (60 * (self.minutes or 1))
+        if self.steps is not None:
+            return step / self.steps
+        assert self.minutes is not None
+        return seconds / (60 * self.minutes)
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,14 @@ class Run:
             state: dict[str, Any] = torch.load(
                 self.options.checkpoint, map_location=self.options.device, weights_only=True
             )
-        except (OSError, RuntimeError, EOFError) as error:
-            raise InputError(f"cannot resume from {self.options.checkpoint}: {error}") from error
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.step, self.seconds = state["step"], state["seconds"]
+        except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+            words = f"cannot resume from {self.options.checkpoint} ({type(error).__name__})"
+            raise InputError(words) from error
 
     def _save(self) -> None:
         state = {
