@@ -22,7 +22,7 @@ from llicm_cli import bitstream
 from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.models.codec import HYPER, PATCH
-from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, step_masks
+from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, choose_symbols, scale_of, step_masks
 from llicm_cli.models.exact import HYPER_LIMIT
 from llicm_cli.models.weights import CodecModel, load_codec
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
@@ -109,7 +109,8 @@ def _encode_pixels(model: CodecModel, x: Tensor, rate: int) -> tuple[bytes, int]
     state = _start(model, z_hat, y.shape[2], y.shape[3], rate)
 
     def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
-        symbols = (y[0][chosen] - mean[chosen]).round().clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        symbols = choose_symbols(y[0][chosen] - mean[chosen], scale_of(index[chosen]))
+        symbols = symbols.clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         encoder.put(_int32(symbols), _int32(index[chosen]))
         return symbols
 

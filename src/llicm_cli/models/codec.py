@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
 from llicm_cli.models.blocks import Block, Down, Pointwise, RateTable, Up
-from llicm_cli.models.entropy import STEPS, ScalePrior, gaussian_bits, scale_of, step_masks
+from llicm_cli.models.entropy import STEPS, ScalePrior, choose_symbols, gaussian_bits, scale_of, step_masks
 
 PATCH = 16  # pixels a side of one latent position
 HYPER = 4  # latent positions a side of one hyper-latent position
@@ -189,8 +189,8 @@ class Codec(nn.Module):
         Args:
             x: (B, 3, H, W) in 0..1, H and W multiples of 64.
             t: (B,) rate positions.
-            rounded_rate: estimate the rate on rounded symbols (straight-through) rather than
-                with additive uniform noise (Balle et al., ICLR 2017).
+            rounded_rate: choose and count symbols as the encoder does (straight-through) rather than
+                round, and count with additive uniform noise (Balle et al., ICLR 2017).
 
         Returns:
             x_hat (B, 3, H, W), bits of y (B,), z before quantisation (B, Z, H/64, W/64).
@@ -211,9 +211,13 @@ class Codec(nn.Module):
             with exact:
                 scale = scale_of(self.scale_prior.index(step, scales, known, t))
             residual = y - mean
-            symbol = round_straight_through(residual)
-            noisy = symbol if rounded_rate else residual + torch.rand_like(residual) - 0.5
-            bits = bits + (gaussian_bits(noisy, scale) * mask).sum((1, 2, 3))
+            if rounded_rate:
+                symbol = residual + (choose_symbols(residual, scale) - residual).detach()
+                coded = symbol
+            else:
+                symbol = round_straight_through(residual)
+                coded = residual + torch.rand_like(residual) - 0.5
+            bits = bits + (gaussian_bits(coded, scale) * mask).sum((1, 2, 3))
             y_hat = y_hat + (symbol + mean) * mask
             known = known + symbol.detach() * mask
         return self.decode_latents(y_hat, t), bits, z

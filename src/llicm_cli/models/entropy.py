@@ -26,6 +26,7 @@ SCALE_MIN = 0.11
 SCALE_MAX = 256.0
 SCALE_LEVELS = 64
 SCALE_LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+SQUARED_ERROR_BITS = 18.0  # bits that one squared quantisation step of error is worth to the encoder
 MAGNITUDE_MAX = 63  # larger symbols count as this one in the magnitude context
 
 
@@ -123,3 +124,21 @@ def gaussian_bits(residual: Tensor, scale: Tensor) -> Tensor:
     upper = torch.erfc((v - 0.5) / scale * root)
     lower = torch.erfc((v + 0.5) / scale * root)
     return -torch.log2((0.5 * (upper - lower)).clamp(min=1e-9))
+
+
+@torch.no_grad()
+def choose_symbols(residual: Tensor, scale: Tensor) -> Tensor:
+    """Rate-distortion optimised quantisation: the nearest integer, or the one next to it towards
+    zero where that saves more bits than its error is worth. Encoder's choice, free to the decoder.
+
+    Args:
+        residual: latents less their means, in quantisation steps.
+        scale: standard deviations that will code them, same shape.
+    """
+    nearest = residual.round()
+    smaller = nearest - nearest.sign()
+
+    def cost(symbol: Tensor) -> Tensor:
+        return SQUARED_ERROR_BITS * (residual - symbol).square() + gaussian_bits(symbol, scale)
+
+    return torch.where(cost(smaller) < cost(nearest), smaller, nearest)
