@@ -50,10 +50,8 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
     resumed = llicm(*common, "--steps", "7", "--resume")
     assert resumed.code == 0, resumed.stderr
     after = torch.load(state, weights_only=True)
-    for part, prefix in (
-        ("model", ""),
-        ("average", "module."),
-    ):  # three steps change weights a little: they were not started anew
+    # Three more steps change weights a little: neither started anew, nor forgot their optimisers.
+    for part, prefix in (("model", ""), ("average", "module.")):
         a, b = (s[part][prefix + "codec.gain.rows"] for s in (before, after))
         assert 0 < (a - b).abs().max() < 0.01
     moments = [s["optimisers"][1]["state"][0]["step"] for s in (before, after)]
@@ -62,8 +60,14 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
     assert card["steps"] == 7 and card["training_photos"] == 11 and card["validation_photos"] == 1
     assert card["sha256"] == load_codec(weights).id.hex() + card["sha256"][8:]
     common[4], common[6] = tmp_path / "more.safetensors", tmp_path / "more.pt"
-    again = llicm(*common, "--steps", "2", "--start-from", weights)
+    again = llicm(*common, "--steps", "2", "--start-from", weights, "--decoder-only")
     assert again.code == 0, again.stderr
+    assert json.loads(common[4].with_suffix(".json").read_text())["started_from"] == card
+    first_part, second_part = (read_parts(path)[1]["codec."] for path in (weights, common[4]))
+    changed = {
+        name.split(".")[0] for name in first_part if not torch.equal(first_part[name], second_part[name])
+    }
+    assert changed and not changed & {"analysis", "hyper_analysis", "gain", "log_spread"}
 
     model = load_codec(weights)
     with torch.inference_mode():
@@ -80,17 +84,18 @@ def test_the_start_is_a_transform_codec(crop: Image.Image):
     x = pipeline._to_tensor(crop)[..., :128, :128]
     start_from_principal_components(model.codec, torch.cat([x, x.flip(3), x.flip(2), x.transpose(2, 3)]))
     with torch.no_grad():
-        x_hat, bpp = model(x, torch.tensor([1.0]), True)
+        x_hat, bpp = model(x, torch.tensor([1.0]), "rounded")
     assert -10 * torch.log10((x - x_hat).square().mean()) > 22
     assert 0 < bpp < 6
 
 
-def test_gradients_reach_every_network():
+@pytest.mark.parametrize("quantiser", ["noisy", "rounded"])
+def test_gradients_reach_every_network(quantiser: str):
     torch.manual_seed(0)
     model = TrainedCodec(SMALL)
     for parameter in model.codec.parameters():  # zero starts would hide what lies before them
         parameter.data += 0.02 * torch.randn_like(parameter)
-    x_hat, bpp = model(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), False)
+    x_hat, bpp = model(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), quantiser)
     (bpp.mean() + x_hat.square().mean()).backward()
     dead = [n for n, p in model.codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,10 @@ from llicm_cli.models.blocks import Block, Down, Pointwise, RateTable, Up
 from llicm_cli.models.entropy import STEPS, ScalePrior, choose_symbols, gaussian_bits, scale_of, step_masks
 
 PATCH = 16  # pixels a side of one latent position
+Quantiser = Literal["noisy", "rounded", "chosen"]
+"""How a training pass stands in for quantisation: ``noisy`` decodes rounded symbols (straight-through) but
+counts bits with additive uniform noise (Balle et al., ICLR 2017); ``rounded`` counts the rounded symbols;
+``chosen`` takes the symbols that the encoder really sends, through which no gradient can pass."""
 HYPER = 4  # latent positions a side of one hyper-latent position
 
 
@@ -166,6 +171,10 @@ class Codec(nn.Module):
         """Size of one normalised unit in quantisation steps, (B, C, 1, 1)."""
         return (self.gain(t) + self.log_spread[:, None, None]).exp()
 
+    def encoder_parts(self) -> list[nn.Module]:
+        """The networks that settle which latents a picture has."""
+        return [self.analysis, self.hyper_analysis, self.gain]
+
     def encode_latents(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """x -> y in quantisation steps and z, both before rounding.
 
@@ -183,14 +192,13 @@ class Codec(nn.Module):
         plain = y_hat * self.inverse_gain(t).exp()
         return self.synthesis(plain, plain / self.log_spread.exp()[:, None, None], t).float()
 
-    def forward(self, x: Tensor, t: Tensor, rounded_rate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser) -> tuple[Tensor, Tensor, Tensor]:
         """Training pass.
 
         Args:
             x: (B, 3, H, W) in 0..1, H and W multiples of 64.
             t: (B,) rate positions.
-            rounded_rate: choose and count symbols as the encoder does (straight-through) rather than
-                round, and count with additive uniform noise (Balle et al., ICLR 2017).
+            quantiser: see ``Quantiser``.
 
         Returns:
             x_hat (B, 3, H, W), bits of y (B,), z before quantisation (B, Z, H/64, W/64).
@@ -211,12 +219,11 @@ class Codec(nn.Module):
             with exact:
                 scale = scale_of(self.scale_prior.index(step, scales, known, t))
             residual = y - mean
-            if rounded_rate:
-                symbol = residual + (choose_symbols(residual, scale) - residual).detach()
-                coded = symbol
+            if quantiser == "chosen":
+                symbol = choose_symbols(residual, scale)
             else:
                 symbol = round_straight_through(residual)
-                coded = residual + torch.rand_like(residual) - 0.5
+            coded = residual + torch.rand_like(residual) - 0.5 if quantiser == "noisy" else symbol
             bits = bits + (gaussian_bits(coded, scale) * mask).sum((1, 2, 3))
             y_hat = y_hat + (symbol + mean) * mask
             known = known + symbol.detach() * mask

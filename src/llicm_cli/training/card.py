@@ -28,6 +28,15 @@ def command_line() -> str:
     return shlex.join(["llicm", *words])
 
 
+def read(weights: Path) -> dict[str, Any]:
+    """The card of ``weights``, or only its name where there is none."""
+    try:
+        card: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        card = {"name": weights.name}
+    return card
+
+
 def write(weights: Path, sha256: str, facts: dict[str, Any]) -> None:
     """Write the card of ``weights``: its hash, ``facts``, the date and the versions in use."""
     card = {

@@ -1,5 +1,10 @@
 """Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs.
 
+It has two parts. The first trains everything. Its latents are quantised by plain rounding: trained straight
+through the encoder's real choice of symbols, which prefers zeros, the analysis learns to inflate its
+latents against that choice, and the rate rises. The second part (``decoder_only``) keeps the encoder as it
+is and lets all else adapt to the symbols that the encoder really sends.
+
 Loss of one crop: ``(bpp + lambda * 255**2 * MSE) / sqrt(lambda * 255**2)``, lambda drawn
 log-uniformly for every crop from the range of the model; the divisor keeps the gradients of all
 rates alike. The hyper-latent's prior is CompressAI's ``EntropyBottleneck``.
@@ -18,8 +23,9 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.errors import UsageError
 from llicm_cli.models.blocks import RateTable
-from llicm_cli.models.codec import PATCH, Codec, CodecConfig
+from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
 from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
 from llicm_cli.models.weights import load_codec_networks, save_codec
 from llicm_cli.tables import PRECISION, Tables
@@ -27,7 +33,7 @@ from llicm_cli.training.data import Crops
 from llicm_cli.training.loop import Options, Run
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
-ROUNDED_RATE_FROM = 0.4  # share of the run after which the rate is estimated on rounded symbols
+ROUNDED_RATE_FROM = 0.4  # share of the run after which bits of rounded symbols are counted
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
@@ -42,9 +48,9 @@ class TrainedCodec(nn.Module):
         self.codec = Codec(config)
         self.hyper_prior = EntropyBottleneck(config.hyper)
 
-    def forward(self, x: Tensor, t: Tensor, rounded_rate: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser) -> tuple[Tensor, Tensor]:
         """x (B, 3, H, W), t (B,) -> x_hat, bits a pixel (B,)."""
-        x_hat, bits, z = self.codec(x, t, rounded_rate)
+        x_hat, bits, z = self.codec(x, t, quantiser)
         with torch.autocast(x.device.type, enabled=False):
             _, likelihood = self.hyper_prior(z.contiguous(), training=True)
         bits = bits - torch.log2(likelihood).sum((1, 2, 3))
@@ -136,6 +142,7 @@ def train_codec(
     validation: list[Path],
     options: Options,
     start_from: Path | None = None,
+    decoder_only: bool = False,
 ) -> tuple[TrainedCodec, Run]:
     """Run the stage.
 
@@ -145,17 +152,24 @@ def train_codec(
         validation: photographs for the figures in the log.
         options: see ``Options``.
         start_from: weights file to go on from, instead of a new model.
+        decoder_only: keep the encoder as it is (see the module docstring); needs ``start_from``.
 
     Returns:
         The averaged model and the run that made it.
     """
     torch.manual_seed(options.seed)
     device = options.device
+    if decoder_only and not start_from:
+        raise UsageError("training the decoder only needs weights to start from")
     crops = Crops(train, device, CROP_LAST, options.seed)
     model = _start_from(start_from) if start_from else TrainedCodec(config)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not options.resume and not start_from:
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
+    if decoder_only:
+        for part in model.codec.encoder_parts():
+            part.requires_grad_(False)
+        model.codec.log_spread.requires_grad_(False)
     seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
@@ -163,8 +177,9 @@ def train_codec(
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
+        quantiser: Quantiser = "noisy" if progress < ROUNDED_RATE_FROM else "rounded"
         with torch.autocast(device.type, torch.bfloat16):
-            x_hat, bpp = network(x, t, progress > ROUNDED_RATE_FROM)
+            x_hat, bpp = network(x, t, "chosen" if decoder_only else quantiser)
         mse = (x_hat - x).square().mean((1, 2, 3))
         weight = Codec.lambda_at(t) * 255**2
         total = ((bpp + weight * mse) / weight.sqrt()).mean()
@@ -176,7 +191,7 @@ def train_codec(
         for lmbda in VALIDATION_LAMBDAS:
             t = Codec.position(torch.full((len(seen),), lmbda, device=device))
             with torch.autocast(device.type, torch.bfloat16):
-                x_hat, bpp = network(seen, t, True)
+                x_hat, bpp = network(seen, t, "chosen")
             mse = (x_hat.clamp(0, 1) - seen).square().mean((1, 2, 3))
             figures[f"bpp at {lmbda:g}"] = float(bpp.mean())
             figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())
