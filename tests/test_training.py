@@ -60,14 +60,9 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
     assert card["steps"] == 7 and card["training_photos"] == 11 and card["validation_photos"] == 1
     assert card["sha256"] == load_codec(weights).id.hex() + card["sha256"][8:]
     common[4], common[6] = tmp_path / "more.safetensors", tmp_path / "more.pt"
-    again = llicm(*common, "--steps", "2", "--start-from", weights, "--decoder-only")
+    again = llicm(*common, "--steps", "2", "--start-from", weights)
     assert again.code == 0, again.stderr
     assert json.loads(common[4].with_suffix(".json").read_text())["started_from"] == card
-    first_part, second_part = (read_parts(path)[1]["codec."] for path in (weights, common[4]))
-    changed = {
-        name.split(".")[0] for name in first_part if not torch.equal(first_part[name], second_part[name])
-    }
-    assert changed and not changed & {"analysis", "hyper_analysis", "gain", "log_spread"}
 
     model = load_codec(weights)
     with torch.inference_mode():

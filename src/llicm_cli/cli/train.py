@@ -31,14 +31,10 @@ def codec(
     ema_decay: Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights.")] = 0.998,
     seed: Annotated[int, typer.Option(help="Seed of weights, crops and rates.")] = 0,
     start_from: Annotated[Path | None, typer.Option(help="Weights file to go on from.")] = None,
-    decoder_only: Annotated[
-        bool, typer.Option("--decoder-only", help="Keep the encoder; adapt all else to what it sends.")
-    ] = False,
 ) -> None:
     """Rate-distortion training of the codec on clean photographs.
 
-    Give --steps or --minutes. The learning rate falls to zero over that budget. A second, shorter run with
-    --start-from and --decoder-only adapts everything but the encoder to the symbols it really sends.
+    Give --steps or --minutes. The learning rate falls to zero over that budget.
     """
     import torch
 
@@ -63,7 +59,7 @@ def codec(
             resume=resume, seed=seed, batch=batch, muon_rate=muon_rate, adam_rate=adam_rate,
             ema_decay=ema_decay, save_every=save_every, report=console.say, tick=tick,
         )  # fmt: skip
-        model, run = train_codec(CodecConfig(), train, validation, options, start_from, decoder_only)
+        model, run = train_codec(CodecConfig(), train, validation, options, start_from)
     sha256 = save(output, model)
     facts = {
         "stage": "codec",

@@ -171,10 +171,6 @@ class Codec(nn.Module):
         """Size of one normalised unit in quantisation steps, (B, C, 1, 1)."""
         return (self.gain(t) + self.log_spread[:, None, None]).exp()
 
-    def encoder_parts(self) -> list[nn.Module]:
-        """The networks that settle which latents a picture has."""
-        return [self.analysis, self.hyper_analysis, self.gain]
-
     def encode_latents(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """x -> y in quantisation steps and z, both before rounding.
 

@@ -1,9 +1,8 @@
 """Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs.
 
-It has two parts. The first trains everything. Its latents are quantised by plain rounding: trained straight
-through the encoder's real choice of symbols, which prefers zeros, the analysis learns to inflate its
-latents against that choice, and the rate rises. The second part (``decoder_only``) keeps the encoder as it
-is and lets all else adapt to the symbols that the encoder really sends.
+Latents are quantised by plain rounding here, not by the encoder's real choice of symbols, which prefers
+zeros: trained straight through that choice, the analysis learns to inflate its latents against it, and the
+rate rises (measured: +4 % in 20 minutes).
 
 Loss of one crop: ``(bpp + lambda * 255**2 * MSE) / sqrt(lambda * 255**2)``, lambda drawn
 log-uniformly for every crop from the range of the model; the divisor keeps the gradients of all
@@ -23,7 +22,6 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
-from llicm_cli.errors import UsageError
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
 from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
@@ -142,7 +140,6 @@ def train_codec(
     validation: list[Path],
     options: Options,
     start_from: Path | None = None,
-    decoder_only: bool = False,
 ) -> tuple[TrainedCodec, Run]:
     """Run the stage.
 
@@ -152,24 +149,17 @@ def train_codec(
         validation: photographs for the figures in the log.
         options: see ``Options``.
         start_from: weights file to go on from, instead of a new model.
-        decoder_only: keep the encoder as it is (see the module docstring); needs ``start_from``.
 
     Returns:
         The averaged model and the run that made it.
     """
     torch.manual_seed(options.seed)
     device = options.device
-    if decoder_only and not start_from:
-        raise UsageError("training the decoder only needs weights to start from")
     crops = Crops(train, device, CROP_LAST, options.seed)
     model = _start_from(start_from) if start_from else TrainedCodec(config)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not options.resume and not start_from:
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
-    if decoder_only:
-        for part in model.codec.encoder_parts():
-            part.requires_grad_(False)
-        model.codec.log_spread.requires_grad_(False)
     seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
@@ -179,7 +169,7 @@ def train_codec(
         t = stratified_positions(count, device)
         quantiser: Quantiser = "noisy" if progress < ROUNDED_RATE_FROM else "rounded"
         with torch.autocast(device.type, torch.bfloat16):
-            x_hat, bpp = network(x, t, "chosen" if decoder_only else quantiser)
+            x_hat, bpp = network(x, t, quantiser)
         mse = (x_hat - x).square().mean((1, 2, 3))
         weight = Codec.lambda_at(t) * 255**2
         total = ((bpp + weight * mse) / weight.sqrt()).mean()

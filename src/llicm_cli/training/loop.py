@@ -63,9 +63,9 @@ def learning_rate_factor(step: int, progress: float) -> float:
 
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the matrices of dense layers, AdamW for everything else."""
-    matrices = [m.weight for m in model.modules() if isinstance(m, Pointwise) and m.weight.requires_grad]
+    matrices = [m.weight for m in model.modules() if isinstance(m, Pointwise)]
     chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
         torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)),
