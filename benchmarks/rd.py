@@ -100,6 +100,13 @@ def _bd_rate(anchor: dict[str, Any], test: dict[str, Any], key: str) -> str:
     return f"{value:+.1f} %"
 
 
+def _at(curve: dict[str, Any], bpp: float) -> float:
+    """PSNR of a curve at a rate, interpolated over log bpp; NaN outside."""
+    order = np.argsort(curve["bpp"])
+    rates, psnrs = np.log(curve["bpp"])[order], np.array(curve["psnr_rgb"])[order]
+    return float(np.interp(np.log(bpp), rates, psnrs, left=np.nan, right=np.nan))
+
+
 @app.command()
 def table(results: Path, published: Annotated[Path | None, typer.Option()] = None) -> None:
     """Print the curve of llicm and its BD-rates as Markdown."""
@@ -108,6 +115,14 @@ def table(results: Path, published: Annotated[Path | None, typer.Option()] = Non
     typer.echo("| lambda | bpp | PSNR-RGB (dB) | MS-SSIM |\n|---|---|---|---|")
     for row in zip(ours["setting"], ours["bpp"], ours["psnr_rgb"], ours["ms_ssim_rgb"], strict=True):
         typer.echo("| {:g} | {:.3f} | {:.2f} | {:.4f} |".format(*row))
+    others = json.loads(published.read_text())["curves"] if published else {}
+    others |= curves
+    shown = {name: others[name] for name in (*curves, "bpg444", "vtm") if name in others}
+    typer.echo("\nPSNR-RGB (dB) at the same bpp\n")
+    typer.echo(f"| bpp | llicm | {' | '.join(shown)} |\n|{'---|' * (len(shown) + 2)}")
+    for bpp, psnr in zip(ours["bpp"], ours["psnr_rgb"], strict=True):
+        cells = (f"{_at(curve, bpp):.2f}" for curve in shown.values())
+        typer.echo(f"| {bpp:.3f} | {psnr:.2f} | {' | '.join(cells)} |")
     if published:
         curves |= {f"{k} (published)": v for k, v in json.loads(published.read_text())["curves"].items()}
     typer.echo("\n| against | BD-rate, PSNR | BD-rate, MS-SSIM |\n|---|---|---|")

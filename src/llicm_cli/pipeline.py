@@ -27,7 +27,7 @@ from llicm_cli.models.exact import HYPER_LIMIT
 from llicm_cli.models.weights import CodecModel, load_codec
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
 
-CERTAIN_ZERO_BELOW = 2  # scale index; a latent of this scale would be non-zero once in 6,000 times
+CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
 MAX_PIXELS = 2**26  # of this version, which holds a picture's latents in memory at once (about 12 GiB)
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12

@@ -22,7 +22,11 @@ def encode(
     lmbda: Annotated[
         float | None,
         typer.Option("--lambda", "-l", min=LAMBDA_MIN, max=LAMBDA_MAX, show_default=str(DEFAULT_LAMBDA),
-                     help="Quality: the price of error. Larger is better and larger."),
+                     help="Quality: the price of error in bpp + lambda * 255^2 * MSE, as in CompressAI; "
+                     "larger is better and larger (the rate-perception lambda of the LL-ICM paper runs "
+                     "the other way). "
+                     "Kodak photos take: 0.0018: 0.20 bpp, 28.8 dB; 0.0067: 0.44 bpp, 31.9 dB; "
+                     "0.013: 0.63 bpp, 33.6 dB; 0.025: 0.87 bpp, 35.5 dB; 0.0483: 1.16 bpp, 37.3 dB."),
     ] = None,
     bpp: Annotated[
         float | None, typer.Option(help="Aim at so many bits a pixel instead (within 3 %).")
