@@ -148,7 +148,7 @@ class Run:
             self.average.update_parameters(self.model)
         self.model.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss), figures
+        return float(loss.detach()), figures
 
     def to_the_end(self) -> nn.Module:
         """Train until the budget is spent; returns the averaged model."""
