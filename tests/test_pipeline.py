@@ -58,6 +58,11 @@ def test_an_unreachable_target_is_told(crop: Image.Image, size: int):
         llicm_cli.encode_to_size(crop, size)
 
 
+def test_a_size_must_be_positive(crop: Image.Image):
+    with pytest.raises(UsageError, match="0 bytes"):
+        llicm_cli.encode_to_size(crop, 0)
+
+
 def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
     rates = []
     encode_at = pipeline._encode_at

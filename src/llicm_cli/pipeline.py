@@ -202,9 +202,12 @@ def encode_to_size(image: Image.Image, size: int) -> bytes:
         size: bytes; the result is within 3 % of it.
 
     Raises:
+        UsageError: size is not positive.
         TargetError: no lambda in range gives that size.
         InputError: a picture of another mode, or too large.
     """
+    if size < 1:
+        raise UsageError(f"a file cannot have {size} bytes")
     _check_image(image)
     low, high = 0, bitstream.RATE_MAX
     found = {rate: _encode_at(image, rate) for rate in (low, high)}

@@ -202,8 +202,8 @@ class Codec(nn.Module):
         y, z = self.encode_latents(x, t)
         z_hat = round_straight_through(z)
         means = self.mean_prior.body(z_hat)
-        exact = torch.autocast(x.device.type, enabled=False)  # 8 bits of bf16 are too few for an index
-        with exact:
+        full_precision = torch.autocast(x.device.type, enabled=False)  # for scale indices
+        with full_precision:
             scales = self.scale_prior.features(z_hat)
         masks = step_masks(y.shape[1], y.shape[2], y.shape[3], y.device)
         unit = self.unit(t)
@@ -212,7 +212,7 @@ class Codec(nn.Module):
         bits = torch.zeros(len(y), device=y.device)
         for step, mask in enumerate(masks):
             mean = self.mean_prior(step, means, y_hat / unit).float() * unit
-            with exact:
+            with full_precision:
                 scale = scale_of(self.scale_prior.index(step, scales, known, t))
             residual = y - mean
             if quantiser == "chosen":
