@@ -115,16 +115,15 @@ def table(results: Path, published: Annotated[Path | None, typer.Option()] = Non
     typer.echo("| lambda | bpp | PSNR-RGB (dB) | MS-SSIM |\n|---|---|---|---|")
     for row in zip(ours["setting"], ours["bpp"], ours["psnr_rgb"], ours["ms_ssim_rgb"], strict=True):
         typer.echo("| {:g} | {:.3f} | {:.2f} | {:.4f} |".format(*row))
-    others = json.loads(published.read_text())["curves"] if published else {}
-    others |= curves
+    known = json.loads(published.read_text())["curves"] if published else {}
+    others = known | curves
     shown = {name: others[name] for name in (*curves, "bpg444", "vtm") if name in others}
     typer.echo("\nPSNR-RGB (dB) at the same bpp\n")
     typer.echo(f"| bpp | llicm | {' | '.join(shown)} |\n|{'---|' * (len(shown) + 2)}")
     for bpp, psnr in zip(ours["bpp"], ours["psnr_rgb"], strict=True):
         cells = (f"{_at(curve, bpp):.2f}" for curve in shown.values())
         typer.echo(f"| {bpp:.3f} | {psnr:.2f} | {' | '.join(cells)} |")
-    if published:
-        curves |= {f"{k} (published)": v for k, v in json.loads(published.read_text())["curves"].items()}
+    curves |= {f"{name} (published)": curve for name, curve in known.items()}
     typer.echo("\n| against | BD-rate, PSNR | BD-rate, MS-SSIM |\n|---|---|---|")
     for name, curve in curves.items():
         rates = [_bd_rate(curve, ours, key) for key in ("psnr_rgb", "ms_ssim_rgb")]

@@ -38,6 +38,7 @@ class _Latents:
     """State that encoder and decoder build up step by step; one picture, no batch dimension."""
 
     means: Tensor  # features for the means
+    first: Tensor  # the means before any latent is known
     scales: Tensor  # features for the scales, integers
     unit: Tensor  # size of a normalised latent in quantisation steps
     masks: Tensor
@@ -50,8 +51,10 @@ def _start(model: CodecModel, z_hat: Tensor, height: int, width: int, rate: int)
     codec = model.codec
     masks = step_masks(codec.config.latent, height, width)
     zeros = torch.zeros(masks.shape[1:])
+    means = codec.mean_prior.body(z_hat[None])[..., :height, :width]
     return _Latents(
-        means=codec.mean_prior.body(z_hat[None])[..., :height, :width],
+        means=means,
+        first=codec.mean_prior.first(means),
         scales=model.scale_prior.features(z_hat)[:, :height, :width],
         unit=codec.unit(_position(rate))[0],
         masks=masks,
@@ -73,7 +76,7 @@ def _run_steps(
     """
     for step in range(STEPS):
         known = state.y_hat / state.unit
-        mean = model.codec.mean_prior(step, state.means, known[None])[0] * state.unit
+        mean = model.codec.mean_prior(step, state.means, state.first, known[None])[0] * state.unit
         index = model.scale_prior.index(step, state.scales, state.symbols, rate)
         mask = state.masks[step]
         chosen = mask & (index >= CERTAIN_ZERO_BELOW)

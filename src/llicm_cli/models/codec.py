@@ -127,14 +127,21 @@ class MeanPrior(nn.Module):
         self.mix = nn.ModuleList(Pointwise(c.context, c.context) for _ in range(STEPS - 1))
         self.leave = nn.ModuleList(Pointwise(c.context, c.latent, zero=True) for _ in range(STEPS - 1))
 
-    def forward(self, step: int, features: Tensor, known: Tensor) -> Tensor:
-        """features: ``body(z_hat)`` at latent size; known: decoded latents so far, else zero."""
-        mean: Tensor = self.first(features)
-        if step:
-            i = step - 1
-            f = F.leaky_relu(self.from_hyper[i](features) + self.from_known[i](known), 0.1)
-            mean = mean + self.leave[i](F.leaky_relu(self.mix[i](self.spread[i](f)), 0.1))
-        return mean
+    def forward(self, step: int, features: Tensor, first: Tensor, known: Tensor) -> Tensor:
+        """Means for one coding step.
+
+        Args:
+            step: 0 .. STEPS - 1.
+            features: ``body(z_hat)`` at latent size.
+            first: ``first(features)``, the means before anything is decoded.
+            known: decoded latents so far (normalised), else zero.
+        """
+        if not step:
+            return first
+        i = step - 1
+        f = F.leaky_relu(self.from_hyper[i](features) + self.from_known[i](known), 0.1)
+        correction: Tensor = self.leave[i](F.leaky_relu(self.mix[i](self.spread[i](f)), 0.1))
+        return first + correction
 
 
 def round_straight_through(x: Tensor) -> Tensor:
@@ -202,6 +209,7 @@ class Codec(nn.Module):
         y, z = self.encode_latents(x, t)
         z_hat = round_straight_through(z)
         means = self.mean_prior.body(z_hat)
+        first = self.mean_prior.first(means)
         full_precision = torch.autocast(x.device.type, enabled=False)  # for scale indices
         with full_precision:
             scales = self.scale_prior.features(z_hat)
@@ -211,7 +219,7 @@ class Codec(nn.Module):
         known = torch.zeros_like(y)
         bits = torch.zeros(len(y), device=y.device)
         for step, mask in enumerate(masks):
-            mean = self.mean_prior(step, means, y_hat / unit).float() * unit
+            mean = self.mean_prior(step, means, first, y_hat / unit).float() * unit
             with full_precision:
                 scale = scale_of(self.scale_prior.index(step, scales, known, t))
             residual = y - mean

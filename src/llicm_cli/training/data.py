@@ -46,7 +46,6 @@ class Crops:
 
     def __init__(self, paths: list[Path], device: torch.device, smallest: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.device = device
         self.photos: list[Tensor] = []
         for path in paths:
             try:
