@@ -82,7 +82,7 @@ def measure(
         output.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _bd_rate(anchor: dict[str, Any], test: dict[str, Any], key: str) -> str:
+def bd_rate(anchor: dict[str, Any], test: dict[str, Any], key: str) -> str:
     """BD-rate of ``test`` against ``anchor`` in %, or why there is none."""
     scale = (lambda q: -10 * np.log10(1 - np.array(q))) if key == "ms_ssim_rgb" else np.array
     if not anchor.get(key):
@@ -126,7 +126,7 @@ def table(results: Path, published: Annotated[Path | None, typer.Option()] = Non
     curves |= {f"{name} (published)": curve for name, curve in known.items()}
     typer.echo("\n| against | BD-rate, PSNR | BD-rate, MS-SSIM |\n|---|---|---|")
     for name, curve in curves.items():
-        rates = [_bd_rate(curve, ours, key) for key in ("psnr_rgb", "ms_ssim_rgb")]
+        rates = [bd_rate(curve, ours, key) for key in ("psnr_rgb", "ms_ssim_rgb")]
         typer.echo(f"| {name} | {rates[0]} | {rates[1]} |")
 
 

@@ -79,7 +79,7 @@ def test_arbitrary_bytes_never_cause_another_error(data: bytes):
         (b"\x89PNG\r\n\x1a\n" + bytes(60), "magic"),
         (edited(4, b"\x02"), "version 2"),
         (edited(5, b"\x02"), "reserved"),
-        (edited(6, b"\x01"), "reserved"),
+        (edited(6, b"\x02"), "reserved"),
         (edited(7, b"\x01"), "reserved"),
         (edited(8, struct.pack("<I", 0)), "no pixels"),
         (edited(8, struct.pack("<II", 32768, 32768)), "limit"),

@@ -67,9 +67,9 @@ def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatc
     rates = []
     encode_at = pipeline._encode_at
 
-    def watched(image: Image.Image, rate: int) -> bytes:
+    def watched(image: Image.Image, rate: int, objective: str) -> bytes:
         rates.append(rate)
-        return encode_at(image, rate)
+        return encode_at(image, rate, objective)
 
     monkeypatch.setattr(pipeline, "_encode_at", watched)
     with pytest.raises(TargetError):

@@ -1,7 +1,7 @@
 """LL-ICM: a learned image codec whose bitstream is made for low-level vision models.
 
 The public face: ``encode``, ``encode_to_size`` and ``decode`` between ``PIL.Image.Image`` and bytes,
-and the errors they raise. Networks are loaded on first use.
+``enhance`` and ``inspect`` on pictures, and the errors they raise. Networks are loaded on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llicm_cli.errors import (
 from llicm_cli.version import __version__
 
 if TYPE_CHECKING:
-    from llicm_cli.pipeline import decode, encode, encode_to_size
+    from llicm_cli.pipeline import decode, encode, encode_to_size, enhance, inspect
 
 __all__ = [
     "BitstreamError",
@@ -34,12 +34,14 @@ __all__ = [
     "decode",
     "encode",
     "encode_to_size",
+    "enhance",
+    "inspect",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import the pipeline, and torch with it, only when it is asked for."""
-    if name in ("decode", "encode", "encode_to_size"):
+    if name in ("decode", "encode", "encode_to_size", "enhance", "inspect"):
         from llicm_cli import pipeline
 
         return getattr(pipeline, name)

@@ -6,7 +6,8 @@ All integers are unsigned and little-endian. A file is
     0       4     magic, the bytes 4C 4C 49 43 ("LLIC")
     4       1     version, 1
     5       1     colour: 0 = grey (one channel), 1 = RGB
-    6       1     objective the encoder worked for: 0 = rate-distortion; others are reserved
+    6       1     objective the encoder worked for: 0 = rate-distortion (rdo), a faithful copy;
+                  1 = rate-perception (rpo), made to be restored; others are reserved
     7       1     reserved, 0
     8       4     width in pixels, 1 .. 32768
     12      4     height in pixels, 1 .. 32768; width * height <= 2**28
@@ -44,7 +45,7 @@ LAMBDA_MAX = 0.1
 DEFAULT_LAMBDA = 0.02
 RATE_MAX = 65535
 COLOURS = ("grey", "RGB")
-OBJECTIVES = ("rdo",)
+OBJECTIVES = ("rdo", "rpo")
 
 _HEADER = struct.Struct("<4sBBBBIIH4sII")
 _CHUNK = struct.Struct("<4sI")

@@ -1,4 +1,4 @@
-"""Encode and decode: pictures to bytes and back. The public Python API lives here.
+"""Encode, decode, enhance: pictures to bytes and back, and better. The public Python API lives here.
 
 Order of the symbols in a payload: the hyper-latent (channel, row, column), then for each of the four
 coding steps the latents of that step (channel, row, column) except the certain zeros: latents whose
@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,13 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from llicm_cli import bitstream
+from llicm_cli import degrade as degradations
 from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.models.codec import HYPER, PATCH
 from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, choose_symbols, scale_of, step_masks
 from llicm_cli.models.exact import HYPER_LIMIT
-from llicm_cli.models.weights import CodecModel, load_codec
+from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source
+from llicm_cli.models.weights import CodecModel, load_codec, load_guide, load_restorer
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
+from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, TASKS, parse_tasks
+from llicm_cli.tiling import in_tiles
 
 CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
 MAX_PIXELS = 2**26  # of this version, which holds a picture's latents in memory at once (about 12 GiB)
@@ -101,11 +106,12 @@ def _checksum(z_hat: Tensor, symbols: Tensor) -> int:
     return crc
 
 
-def _encode_pixels(model: CodecModel, x: Tensor, rate: int) -> tuple[bytes, int]:
+def _encode_pixels(model: CodecModel, x: Tensor, rate: int, objective: str) -> tuple[bytes, int]:
     """x: (1, 3, H, W) in 0..1 -> (payload, symbol checksum)."""
     height, width = x.shape[-2:]
     x = F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
-    y, z = model.codec.encode_latents(x.contiguous(memory_format=torch.channels_last), _position(rate))
+    x = x.contiguous(memory_format=torch.channels_last)
+    y, z = model.codec.encode_latents(x, _position(rate), objective)
     z_hat = z[0].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
     encoder = Encoder(model.tables)
     encoder.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
@@ -166,14 +172,18 @@ def _check_image(image: Image.Image) -> None:
 
 
 @torch.inference_mode()
-def _encode_at(image: Image.Image, rate: int) -> bytes:
+def _encode_at(image: Image.Image, rate: int, objective: str) -> bytes:
     model = load_codec()
-    payload, crc = _encode_pixels(model, _to_tensor(image), rate)
+    if objective not in bitstream.OBJECTIVES:
+        raise UsageError(f"unknown objective {objective!r}; known are {', '.join(bitstream.OBJECTIVES)}")
+    if objective not in model.codec.objectives:
+        raise ModelError(f"the installed codec cannot encode for objective {objective}")
+    payload, crc = _encode_pixels(model, _to_tensor(image), rate, objective)
     colour = "grey" if image.mode == "L" else "RGB"
-    return bitstream.write(Stream(*image.size, colour, rate, model.id, payload, crc))
+    return bitstream.write(Stream(*image.size, colour, rate, model.id, payload, crc, objective))
 
 
-def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA) -> bytes:
+def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "rdo") -> bytes:
     """Code a picture.
 
     Args:
@@ -181,12 +191,15 @@ def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA) -> bytes:
             orientation, profiles and other metadata are the caller's.
         lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
             (CompressAI's convention): larger means better and larger.
+        objective: ``rdo``, a faithful copy of the picture as it is; or ``rpo``, made to be restored:
+            noise, rain, haze are left out of the stream, and cannot be had back.
 
     Returns:
         A complete stream, as ``llicm encode`` writes to a file.
 
     Raises:
-        UsageError: lmbda out of range.
+        UsageError: lmbda out of range, or an unknown objective.
+        ModelError: the installed codec was not trained for that objective.
         InputError: a picture of another mode, or too large.
     """
     try:
@@ -194,18 +207,19 @@ def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA) -> bytes:
     except ValueError as error:
         raise UsageError(str(error)) from error
     _check_image(image)
-    return _encode_at(image, rate)
+    return _encode_at(image, rate, objective)
 
 
-def encode_to_size(image: Image.Image, size: int) -> bytes:
+def encode_to_size(image: Image.Image, size: int, objective: str = "rdo") -> bytes:
     """Code a picture into a stream of about ``size`` bytes, found by searching lambda.
 
     Args:
         image: as for ``encode``.
         size: bytes; the result is within 3 % of it.
+        objective: as for ``encode``.
 
     Raises:
-        UsageError: size is not positive.
+        UsageError: size is not positive, or an unknown objective.
         TargetError: no lambda in range gives that size.
         InputError: a picture of another mode, or too large.
     """
@@ -213,7 +227,7 @@ def encode_to_size(image: Image.Image, size: int) -> bytes:
         raise UsageError(f"a file cannot have {size} bytes")
     _check_image(image)
     low, high = 0, bitstream.RATE_MAX
-    found = {rate: _encode_at(image, rate) for rate in (low, high)}
+    found = {rate: _encode_at(image, rate, objective) for rate in (low, high)}
     if len(found[low]) * (1 - TARGET_TOLERANCE) <= size <= len(found[high]) * (1 + TARGET_TOLERANCE):
         for _ in range(TARGET_TRIES):
             if high - low < 2 or _miss(_nearest(found, size), size) <= TARGET_TOLERANCE / 2:
@@ -225,7 +239,7 @@ def encode_to_size(image: Image.Image, size: int) -> bytes:
             margin = (high - low) // 16 + 1
             rate = min(max(round(place), low + margin), high - margin)
             rate = rate if low < rate < high else (low + high) // 2
-            found[rate] = _encode_at(image, rate)
+            found[rate] = _encode_at(image, rate, objective)
             low, high = (rate, high) if len(found[rate]) < size else (low, rate)
     best = _nearest(found, size)
     if _miss(best, size) > TARGET_TOLERANCE:
@@ -246,9 +260,83 @@ def _nearest(found: dict[int, bytes], size: int) -> bytes:
     return min(found.values(), key=lambda data: _miss(data, size))
 
 
+def _to_image(pixels: Tensor, grey: bool) -> Image.Image:
+    """(3, H, W) in 0..1 -> a picture of mode L or RGB."""
+    if grey:
+        return Image.fromarray((pixels.mean(0) * 255).round().to(torch.uint8).numpy())
+    return Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def _check_restoration(task: str, strength: float, mask: Image.Image | None) -> tuple[str, ...]:
+    """The tasks to do, once they and what goes with them make sense; raises UsageError."""
+    tasks = parse_tasks(task)
+    if not 0 <= strength <= 1:
+        raise UsageError(f"the strength must lie in 0 .. 1, not {strength}")
+    if mask is not None and "inpaint" not in tasks:
+        raise UsageError("a mask is of use to the task inpaint only")
+    return tasks
+
+
+def _hole(mask: Image.Image, size: tuple[int, int]) -> Tensor:
+    """bool (H, W): where a mask is nearer to white than to black; raises UsageError."""
+    if mask.size != size:
+        raise UsageError(f"the mask is {mask.width}x{mask.height}, the picture {size[0]}x{size[1]}")
+    return torch.from_numpy(np.array(mask.convert("L"))) > 127
+
+
+def _restore(
+    x: Tensor, tasks: tuple[str, ...], strength: float, origin: Tensor, hole: Tensor | None = None
+) -> Tensor:
+    """Undo one degradation after the other; raises ModelError.
+
+    Args:
+        x: (3, H, W) in 0..1.
+        tasks: from ``parse_tasks``.
+        strength: 0 leaves the picture alone, 1 takes all of what the head proposes.
+        origin: (1, 3), of ``restorer.source``. A picture that was made to be restored (objective rpo) looks
+            clean before the head has done its part: there, auto does not let the guide hold it back.
+        hole: for inpaint: bool (H, W), what to replace; nothing else is then changed.
+    """
+    guide, head = load_guide(), load_restorer()
+    if guide.id != head.config.guide:
+        raise ModelError(
+            f"the head was trained with guide {head.config.guide}, the installed one is {guide.id}: "
+            "train a head for this guide"
+        )
+    prompts = guide.prompts()
+    for task in tasks:
+        filled = hole if task == "inpaint" else None
+        seen = x if filled is None else torch.where(filled, 0.0, x)
+        guidance = guide(seen[None])
+        share = strength
+        if task == AUTO:
+            prompt = guide.belief(guidance.degradation, prompts)
+            made_to_be_restored = bool(origin[0, 1])
+            if not made_to_be_restored:
+                share *= 1 - guide.probabilities(guidance.degradation[0], prompts)[CLEAN]
+        else:
+            prompt = prompts[[CLASSES.index(task)]]
+        run = partial(_run_head, head, prompt, guidance.content, origin)
+        restored = in_tiles(seen, run, stride=STRIDE, reach=REACH).clamp(0, 1)
+        restored = torch.lerp(x, restored, share)
+        x = restored if filled is None else torch.where(filled, restored, x)
+        origin = source(False, False, torch.zeros(1))  # what follows sees a restored picture
+    return x
+
+
+def _run_head(head: Restorer, prompt: Tensor, content: Tensor, origin: Tensor, x: Tensor) -> Tensor:
+    result: Tensor = head(x.contiguous(memory_format=torch.channels_last), prompt, content, origin)
+    return result
+
+
 @torch.inference_mode()
-def decode(data: bytes) -> Image.Image:
-    """Decode a stream.
+def decode(data: bytes, task: str | None = None, strength: float = 1.0) -> Image.Image:
+    """Decode a stream, and restore the picture if asked to.
+
+    Args:
+        data: what ``encode`` returned.
+        task: None or ``none`` to see the picture as it was coded, or as for ``enhance``.
+        strength: as for ``enhance``.
 
     Returns:
         A picture of mode L or RGB, of the size that was coded.
@@ -256,7 +344,9 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         BitstreamError: truncated, damaged, foreign, or from a newer version.
         ModelError: coded with other weights than the installed ones.
+        UsageError: an unknown task, or a strength out of range.
     """
+    tasks = _check_restoration(task or NONE, strength, None)
     stream = bitstream.parse(data)
     if problem := _size_problem(stream.width, stream.height):
         raise BitstreamError(problem)
@@ -266,6 +356,79 @@ def decode(data: bytes) -> Image.Image:
             f"the stream needs model {stream.model.hex()}; the installed one is {model.id.hex()}"
         )
     pixels = _decode_pixels(model, stream)
-    if stream.colour == "grey":
-        return Image.fromarray((pixels.mean(0) * 255).round().to(torch.uint8).numpy())
-    return Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    if tasks:
+        origin = source(True, stream.objective == "rpo", _position(stream.rate))
+        pixels = _restore(pixels, tasks, strength, origin)
+    return _to_image(pixels, stream.colour == "grey")
+
+
+@torch.inference_mode()
+def enhance(
+    image: Image.Image, task: str = AUTO, strength: float = 1.0, mask: Image.Image | None = None
+) -> Image.Image:
+    """Restore a picture that was not coded by this codec.
+
+    Args:
+        image: mode L or RGB, as for ``encode``.
+        task: what to undo: one of ``tasks.TASKS``, ``auto`` (the guide decides, and leaves a good picture
+            alone), several of them separated by commas, or ``none``.
+        strength: 0 (no change) .. 1.
+        mask: for ``inpaint``: a picture of the same size, white where something is missing. Without it the
+            missing parts are what the picture shows in one flat colour, black or white.
+
+    Returns:
+        A picture of the same mode and size.
+
+    Raises:
+        UsageError: an unknown task, a strength out of range, or a mask that does not fit.
+        InputError: a picture of another mode, or too large.
+    """
+    tasks = _check_restoration(task, strength, mask)
+    _check_image(image)
+    hole = None if mask is None else _hole(mask, image.size)
+    origin = source(False, False, torch.zeros(1))
+    pixels = _restore(_to_tensor(image)[0], tasks, strength, origin, hole)
+    return _to_image(pixels, image.mode == "L")
+
+
+@torch.inference_mode()
+def inspect(image: Image.Image) -> dict[str, float]:
+    """What the guide believes is wrong with a picture.
+
+    Args:
+        image: mode L or RGB, as for ``encode``.
+
+    Returns:
+        The probability of every task's degradation and of ``clean``, which sum to one.
+
+    Raises:
+        InputError: a picture of another mode, or too large.
+    """
+    _check_image(image)
+    guide = load_guide()
+    return guide.probabilities(guide(_to_tensor(image)).degradation[0], guide.prompts())
+
+
+@torch.inference_mode()
+def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
+    """A synthetically degraded copy of a clean picture.
+
+    Args:
+        image: mode L or RGB, as for ``encode``.
+        task: one of ``tasks.TASKS``, the one that would undo the damage.
+        seed: of strength and place.
+
+    Returns:
+        A picture of the same mode and size.
+
+    Raises:
+        UsageError: an unknown task.
+        InputError: a picture of another mode, or too large.
+    """
+    if task not in TASKS:
+        raise UsageError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+    _check_image(image)
+    pixels = degradations.degrade(_to_tensor(image)[0], task, degradations.Dice(seed))
+    if image.mode == "L":
+        pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
+    return _to_image(pixels, image.mode == "L")

@@ -5,27 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from llicm_cli.cli.files import STANDARD, Inputs, Output, Overwrite, plan_outputs, process
-from llicm_cli.errors import UsageError
-from llicm_cli.image_io import PICTURE_FORMATS, picture_bytes
+from llicm_cli.cli.files import (
+    Inputs,
+    Output,
+    Overwrite,
+    Strength,
+    Task,
+    check_suffix,
+    plan_outputs,
+    process,
+)  # fmt: skip
+from llicm_cli.image_io import picture_bytes
+from llicm_cli.tasks import NONE, parse_tasks
 
 SUFFIX = ".png"
 
 
-def decode(inputs: Inputs, output: Output = None, overwrite: Overwrite = False) -> None:
-    """Decompress streams to pictures.
+def decode(
+    inputs: Inputs,
+    output: Output = None,
+    task: Task = NONE,
+    strength: Strength = 1.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Decompress streams to pictures, and restore them if a task is given.
 
     The output's suffix chooses its format, one that keeps every pixel: .png, .tif, .webp, .bmp, .ppm.
     Standard output and derived names are PNG.
     """
+    parse_tasks(task)
     outputs = plan_outputs(inputs, output, SUFFIX)
-    named = output is not None and outputs == [Path(output)] != [STANDARD]
-    if named and outputs[0].suffix.lower() not in PICTURE_FORMATS:
-        known = " ".join(PICTURE_FORMATS)
-        raise UsageError(f"{output}: the suffix must name a lossless picture format: {known}")
+    check_suffix(output, outputs)
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        return picture_bytes(pipeline.decode(data), target.suffix or SUFFIX)
+        return picture_bytes(pipeline.decode(data, task, strength), target.suffix or SUFFIX)
 
     process(inputs, outputs, convert, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""What encode and decode share: many inputs, derived output names, ``-``, and errors file by file."""
+"""What commands on files share: many inputs, derived output names, ``-``, and errors file by file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import typer
 
 from llicm_cli.cli import console
 from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
-from llicm_cli.image_io import check_output, read_bytes, write_file
+from llicm_cli.image_io import PICTURE_FORMATS, check_output, read_bytes, write_file
+from llicm_cli.tasks import TASKS
 
 STANDARD = Path("-")
 
@@ -27,6 +28,15 @@ Output = Annotated[
         "Without it, outputs lie beside their inputs.",
     ),
 ]  # fmt: skip
+Task = Annotated[
+    str,
+    typer.Option(
+        metavar="TASK[,TASK...]",
+        help=f"What to undo, one after the other: {', '.join(TASKS)}; "
+        "auto: whatever the guide sees, nothing in a good picture; none.",
+    ),
+]
+Strength = Annotated[float, typer.Option(min=0, max=1, help="How much of the restoration to take.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
@@ -63,6 +73,18 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
         except OSError as error:
             raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
     return results
+
+
+def check_suffix(output: str | None, outputs: Sequence[Path]) -> None:
+    """Refuse an output that the user named with a suffix other than a lossless picture's.
+
+    Raises:
+        UsageError: such a suffix.
+    """
+    named = output is not None and list(outputs) == [Path(output)] != [STANDARD]
+    if named and outputs[0].suffix.lower() not in PICTURE_FORMATS:
+        known = " ".join(PICTURE_FORMATS)
+        raise UsageError(f"{output}: the suffix must name a lossless picture format: {known}")
 
 
 def read_input(path: Path) -> bytes:

@@ -9,8 +9,11 @@ import typer
 
 from llicm_cli.cli import console, train
 from llicm_cli.cli.decode import decode
+from llicm_cli.cli.degrade import degrade
 from llicm_cli.cli.encode import encode
+from llicm_cli.cli.enhance import enhance
 from llicm_cli.cli.info import info
+from llicm_cli.cli.inspect import inspect
 from llicm_cli.errors import LlicmError
 from llicm_cli.version import __version__
 
@@ -25,7 +28,10 @@ app = typer.Typer(
 )  # fmt: skip
 app.command(no_args_is_help=True)(encode)
 app.command(no_args_is_help=True)(decode)
+app.command(no_args_is_help=True)(enhance)
 app.command(no_args_is_help=True)(info)
+app.command(no_args_is_help=True)(inspect)
+app.command(no_args_is_help=True)(degrade)
 app.add_typer(train.app, name="train")
 
 

@@ -2,84 +2,321 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llicm_cli.cli import console
-from llicm_cli.errors import UsageError
+from llicm_cli.errors import OutputError, UsageError
 from llicm_cli.image_io import check_output
+from llicm_cli.training import card
+
+if TYPE_CHECKING:
+    import torch
+
+    from llicm_cli.training.loop import Options, Run
 
 app = typer.Typer(no_args_is_help=True, help="Train the networks, one stage at a time.")
+
+Data = Annotated[list[Path], typer.Argument(help="Folders of clean photographs, searched recursively.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Weights file to write at the end.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Checkpoint = Annotated[Path, typer.Option(help="State of the run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
+SaveEvery = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
+Batch = Annotated[int, typer.Option(min=1, help="Crops a step (fewer where crops grow).")]
+MuonRate = Annotated[float, typer.Option(help="Learning rate of dense kernels (Muon).")]
+AdamRate = Annotated[float, typer.Option(help="Learning rate of all else (AdamW).")]
+EmaDecay = Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32, help="Seed of weights, crops, rates and degradations.")]
+RealPairs = Annotated[
+    list[str] | None,
+    typer.Option("--pairs", metavar="TASK=FOLDER", help="Real pairs for a task: FOLDER/input, FOLDER/gt."),
+]
+StartFrom = Annotated[Path | None, typer.Option(help="Weights file to go on from.")]
+CodecFile = Annotated[
+    Path | None, typer.Option("--codec", help="Weights of the codec, if not the shipped ones.")
+]
+GuideFile = Annotated[
+    Path | None, typer.Option("--guide", help="Weights of the guide, if not the shipped ones.")
+]
+
+
+@contextmanager
+def _options(
+    stage: str, output: Path, steps: int | None, minutes: float | None, device: str, checkpoint: Path,
+    resume: bool, save_every: float, batch: int, muon_rate: float, adam_rate: float, ema_decay: float,
+    seed: int,
+) -> Iterator[Options]:  # fmt: skip
+    """Check what every stage takes, and give it a progress bar."""
+    import torch
+
+    from llicm_cli.training.loop import Budget, Options
+
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {output.parent}: {error.strerror}") from error
+    check_output(output, overwrite=True)
+    try:
+        place = torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no such device here: {device}") from error
+    if checkpoint.exists() and not resume:
+        raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
+    with console.progress(f"train {stage}") as tick:
+        yield Options(
+            budget=Budget(steps, minutes), device=place, checkpoint=checkpoint,
+            resume=resume, seed=seed, batch=batch, muon_rate=muon_rate, adam_rate=adam_rate,
+            ema_decay=ema_decay, save_every=save_every, report=console.say, tick=tick,
+        )  # fmt: skip
+
+
+def _write_card(
+    stage: str, output: Path, sha256: str, options: Options, run: Run, data: list[Path],
+    photos: tuple[list[Path], list[Path]], config: Any, network: torch.nn.Module,
+    start_from: Path | None, loss: str, **more: Any,
+) -> None:  # fmt: skip
+    facts = {
+        "stage": stage,
+        "configuration": asdict(config),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "command": card.command_line(),
+        "data": [folder.name for folder in data],
+        "training_photos": len(photos[0]),
+        "validation_photos": len(photos[1]),
+        "steps": run.step,
+        "minutes": round(run.seconds / 60, 1),
+        "device": str(options.device),
+        "batch": options.batch,
+        "muon_rate": options.muon_rate,
+        "adam_rate": options.adam_rate,
+        "ema_decay": options.ema_decay,
+        "seed": options.seed,
+        "started_from": card.read(start_from) if start_from else None,
+        "loss": loss,
+        "validation": {name: round(value, 4) for name, value in run.metrics.items()},
+        **more,
+    }
+    card.write(output, sha256, facts)
+    console.say(f"wrote {output} (model {sha256[:8]})")
 
 
 @app.command()
 def codec(
-    data: Annotated[list[Path], typer.Argument(help="Folders of clean photographs, searched recursively.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Weights file to write at the end.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    checkpoint: Annotated[Path, typer.Option(help="State of the run.")] = Path("runs/codec.pt"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
-    save_every: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5,
-    batch: Annotated[int, typer.Option(min=1, help="Crops of 192x192 a step.")] = 16,
-    muon_rate: Annotated[float, typer.Option(help="Learning rate of dense kernels (Muon).")] = 0.007,
-    adam_rate: Annotated[float, typer.Option(help="Learning rate of all else (AdamW).")] = 1e-3,
-    ema_decay: Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights.")] = 0.998,
-    seed: Annotated[int, typer.Option(help="Seed of weights, crops and rates.")] = 0,
-    start_from: Annotated[Path | None, typer.Option(help="Weights file to go on from.")] = None,
+    data: Data,
+    output: Output,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    checkpoint: Checkpoint = Path("runs/codec.pt"),
+    resume: Resume = False,
+    save_every: SaveEvery = 5,
+    batch: Batch = 16,
+    muon_rate: MuonRate = 0.007,
+    adam_rate: AdamRate = 1e-3,
+    ema_decay: EmaDecay = 0.998,
+    seed: Seed = 0,
+    start_from: StartFrom = None,
 ) -> None:
     """Rate-distortion training of the codec on clean photographs.
 
     Give --steps or --minutes. The learning rate falls to zero over that budget.
     """
-    import torch
+    with _options("codec", output, steps, minutes, device, checkpoint, resume, save_every, batch, muon_rate,
+                  adam_rate, ema_decay, seed) as options:  # fmt: skip
+        from llicm_cli.models.codec import CodecConfig
+        from llicm_cli.training.codec import save, train_codec
+        from llicm_cli.training.data import find_photos, split
 
-    from llicm_cli.models.codec import CodecConfig
-    from llicm_cli.training import card
-    from llicm_cli.training.codec import save, train_codec
-    from llicm_cli.training.data import find_photos, split
-    from llicm_cli.training.loop import Budget, Options
+        photos = split(find_photos(data))
+        model, run = train_codec(CodecConfig(), *photos, options, start_from)
+    network = model.codec
+    _write_card(
+        "codec", output, save(output, model), options, run, data, photos, network.config, network, start_from,
+        "(bpp + lambda 255^2 MSE) / sqrt(lambda 255^2), lambda log-uniform",
+    )  # fmt: skip
 
-    if checkpoint.exists() and not resume:
-        raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    check_output(output, overwrite=True)
-    train, validation = split(find_photos(data))
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"no such device: {device}") from error
-    with console.progress("train codec") as tick:
-        options = Options(
-            budget=Budget(steps, minutes), device=place, checkpoint=checkpoint,
-            resume=resume, seed=seed, batch=batch, muon_rate=muon_rate, adam_rate=adam_rate,
-            ema_decay=ema_decay, save_every=save_every, report=console.say, tick=tick,
+
+@app.command()
+def guide(
+    data: Data,
+    output: Output,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="An open_clip model name, or local-dir:FOLDER; the compact one otherwise."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip's tag of pretrained weights, or a local file.")
+    ] = None,
+    pairs: RealPairs = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    checkpoint: Checkpoint = Path("runs/guide.pt"),
+    resume: Resume = False,
+    save_every: SaveEvery = 5,
+    batch: Batch = 22,
+    muon_rate: MuonRate = 0.005,
+    adam_rate: AdamRate = 1e-3,
+    ema_decay: EmaDecay = 0.995,
+    seed: Seed = 0,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Guide to go on from: its towers stay, its controller learns on.")
+    ] = None,
+    codec: CodecFile = None,
+) -> None:
+    """Training of the guide: what a picture shows, and what is wrong with it.
+
+    With --backbone, its pretrained image and text towers stay as they are and only the controller is
+    trained; train a head for it with llicm train restorer --guide.
+    """
+    with _options("guide", output, steps, minutes, device, checkpoint, resume, save_every, batch, muon_rate,
+                  adam_rate, ema_decay, seed) as options:  # fmt: skip
+        from llicm_cli.models.guide import compact_guide, guide_on
+        from llicm_cli.models.weights import load_codec, load_guide, save_network
+        from llicm_cli.training.data import find_photos, split
+        from llicm_cli.training.degraded import parse_pairs
+        from llicm_cli.training.guide import CROPS, train_guide
+
+        photos = split(find_photos(data))
+        real = parse_pairs(pairs or [], options.device, max(CROPS))
+        if (pretrained and not backbone) or (start_from and backbone):
+            raise UsageError("--pretrained goes with --backbone, and --start-from with neither")
+        if start_from:
+            model = copy.deepcopy(load_guide(start_from))
+            known = card.read(start_from)
+            backbone, pretrained = known.get("backbone"), known.get("pretrained")
+        else:
+            model = guide_on(backbone, pretrained) if backbone else compact_guide(seed)
+        towers = not (start_from or backbone)
+        model, runs = train_guide(model, towers, load_codec(codec).codec, *photos, real, options)
+    _write_card(
+        "guide", output, save_network(output, "guide.", model, model.config), options, runs[-1], data, photos,
+        model.config, model, start_from, "cross-entropy against texts + contrast and distance of content",
+        backbone=card.short(backbone or "compact"), pretrained=pretrained and card.short(pretrained),
+        pairs=[card.short(p) for p in pairs or []],
+        parts=[{"steps": r.step, "minutes": round(r.seconds / 60, 1)} for r in runs],
+    )  # fmt: skip
+
+
+@app.command()
+def restorer(
+    data: Data,
+    output: Output,
+    pairs: RealPairs = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    checkpoint: Checkpoint = Path("runs/restorer.pt"),
+    resume: Resume = False,
+    save_every: SaveEvery = 5,
+    batch: Batch = 12,
+    muon_rate: MuonRate = 0.005,
+    adam_rate: AdamRate = 1e-3,
+    ema_decay: EmaDecay = 0.998,
+    seed: Seed = 0,
+    start_from: StartFrom = None,
+    codec: CodecFile = None,
+    guide: GuideFile = None,
+) -> None:
+    """Training of the restoration head on degraded photographs, a third of them decoded from streams.
+
+    Codec and guide stay as they are.
+    """
+    with _options("restorer", output, steps, minutes, device, checkpoint, resume, save_every, batch,
+                  muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
+        import torch
+
+        from llicm_cli.models.restorer import Restorer, RestorerConfig
+        from llicm_cli.models.weights import load_codec, load_guide, load_restorer, save_network
+        from llicm_cli.training.data import find_photos, split
+        from llicm_cli.training.degraded import parse_pairs
+        from llicm_cli.training.restorer import LARGEST, train_restorer
+
+        photos = split(find_photos(data))
+        real = parse_pairs(pairs or [], options.device, LARGEST)
+        eyes = load_guide(guide)
+        torch.manual_seed(seed)
+        new = Restorer(RestorerConfig(embedding=eyes.width))
+        model = copy.deepcopy(load_restorer(start_from)) if start_from else new
+        model.config = replace(model.config, guide=eyes.id)
+        frozen = eyes, load_codec(codec).codec
+        model, run = train_restorer(model, *frozen, *photos, real, options)
+    _write_card(
+        "restorer", output, save_network(output, "restorer.", model, model.config), options, run, data,
+        photos, model.config, model, start_from, "mean absolute error",
+        pairs=[card.short(p) for p in pairs or []],
+    )  # fmt: skip
+
+
+@app.command()
+def joint(
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for codec.safetensors, restorer.safetensors.")
+    ],
+    pairs: RealPairs = None,
+    alpha: Annotated[
+        float, typer.Option(min=0, help="Weight of the plain decoded picture's error (rpo).")
+    ] = 0.1,
+    beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
+    gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error (rpo).")] = 1.0,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    checkpoint: Checkpoint = Path("runs/joint.pt"),
+    resume: Resume = False,
+    save_every: SaveEvery = 5,
+    batch: Annotated[int, typer.Option(min=4, help="Crops a step.")] = 12,
+    muon_rate: MuonRate = 0.004,
+    adam_rate: AdamRate = 6e-4,
+    ema_decay: EmaDecay = 0.998,
+    seed: Seed = 0,
+    codec: CodecFile = None,
+    guide: GuideFile = None,
+    restorer: Annotated[
+        Path | None, typer.Option("--restorer", help="Weights of the head, if not the shipped ones.")
+    ] = None,
+) -> None:
+    """Rate-perception training: codec and head together, through each other.
+
+    First the encoder's analysis for objective rpo learns to give the latents of the clean picture, then all
+    networks but the guide are trained on alpha * D + beta * R + gamma * E.
+    """
+    files = output / "codec.safetensors", output / "restorer.safetensors"
+    with _options("joint", files[0], steps, minutes, device, checkpoint, resume, save_every, batch,
+                  muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
+        from llicm_cli.models.weights import folder, load_guide, load_restorer, save_network
+        from llicm_cli.training.codec import load_trained, save
+        from llicm_cli.training.data import find_photos, split
+        from llicm_cli.training.degraded import parse_pairs
+        from llicm_cli.training.joint import CROP, Joint, Weights, train_joint, with_estimator
+
+        codec = codec or folder() / "codec.safetensors"
+        restorer = restorer or folder() / "restorer.safetensors"
+        check_output(files[1], overwrite=True)
+        photos = split(find_photos(data))
+        real = parse_pairs(pairs or [], options.device, CROP)
+        eyes, head = load_guide(guide), copy.deepcopy(load_restorer(restorer))
+        head.config = replace(head.config, guide=eyes.id)
+        both = Joint(with_estimator(load_trained(codec)), head)
+        both, run = train_joint(both, eyes, *photos, real, Weights(alpha, beta, gamma), options)
+    loss = "alpha D + beta R + gamma E, see training/joint.py"
+    hashes = (
+        save(files[0], both.coder),
+        save_network(files[1], "restorer.", both.restorer, both.restorer.config),
+    )
+    networks = both.coder.codec, both.restorer
+    for file, sha256, network, before in zip(files, hashes, networks, (codec, restorer), strict=True):
+        _write_card(
+            "joint", file, sha256, options, run, data, photos, network.config, network, before, loss,
+            pairs=[card.short(p) for p in pairs or []], alpha=alpha, beta=beta, gamma=gamma,
         )  # fmt: skip
-        model, run = train_codec(CodecConfig(), train, validation, options, start_from)
-    sha256 = save(output, model)
-    facts = {
-        "stage": "codec",
-        "configuration": asdict(model.codec.config),
-        "parameters": sum(p.numel() for p in model.codec.parameters()),
-        "command": card.command_line(),
-        "data": [folder.name for folder in data],
-        "training_photos": len(train),
-        "validation_photos": len(validation),
-        "steps": run.step,
-        "minutes": round(run.seconds / 60, 1),
-        "device": device,
-        "batch": batch,
-        "muon_rate": muon_rate,
-        "adam_rate": adam_rate,
-        "ema_decay": ema_decay,
-        "seed": seed,
-        "started_from": card.read(start_from) if start_from else None,
-        "loss": "(bpp + lambda 255^2 MSE) / sqrt(lambda 255^2), lambda log-uniform",
-        "validation": {name: round(value, 4) for name, value in run.metrics.items()},
-    }
-    card.write(output, sha256, facts)
-    console.say(f"wrote {output} (model {sha256[:8]})")

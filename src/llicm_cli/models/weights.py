@@ -9,28 +9,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llicm_cli.errors import ModelError
 from llicm_cli.models.codec import Codec, CodecConfig
 from llicm_cli.models.exact import ExactScalePrior, quantise, restore
+from llicm_cli.models.restorer import Restorer, RestorerConfig
 from llicm_cli.tables import Tables
 
+if TYPE_CHECKING:
+    from llicm_cli.models.guide import Guide
+
 MODEL_ID_BYTES = 4
-_PARTS = ("codec.", "scale_prior.", "tables.", "training.")
+_PARTS = ("codec.", "scale_prior.", "tables.", "training.", "guide.", "restorer.")
 
 
 def folder() -> Path:
-    """Where the shipped weights are: inside the installed package, or in a source checkout."""
+    """Where the weights are: the folder that LLICM_WEIGHTS names, or the shipped ones inside the installed
+    package or a source checkout."""
+    if chosen := os.environ.get("LLICM_WEIGHTS"):
+        return Path(chosen)
     package = Path(__file__).resolve().parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parents[1] / "weights"
@@ -72,11 +80,28 @@ def save_codec(path: Path, codec: Codec, tables: Tables, training: Mapping[str, 
         tensors[f"tables.{name}"] = torch.from_numpy(getattr(tables, name))
     for name, value in training.items():
         tensors[f"training.{name}"] = value.detach().cpu().half()
-    tensors = {k: v.contiguous() for k, v in tensors.items()}
-    metadata = {"config": json.dumps(asdict(codec.config))}
+    return _write(path, tensors, asdict(codec.config))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(tensors, path, metadata)
+    metadata = {"config": json.dumps(config)}
+    safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_network(path: Path, part: str, network: nn.Module, config: Any) -> str:
+    """Write the weights file of the guide or of the restorer, floats in half precision; returns its SHA-256.
+
+    Args:
+        path: file to write.
+        part: ``guide.`` or ``restorer.``.
+        network: what to store.
+        config: dataclass that the network is built from.
+    """
+    state = network.state_dict().items()
+    tensors = {part + k: (v.half() if v.is_floating_point() else v).detach().cpu() for k, v in state}
+    return _write(path, tensors, asdict(config))
 
 
 def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], bytes]:
@@ -116,6 +141,55 @@ def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor
     return codec
 
 
+def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], bytes]:
+    """``read_parts``, and check the file against the hash in its model card; raises ModelError."""
+    config, parts, digest = read_parts(path)
+    try:
+        expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the model card of {path} is missing or damaged") from error
+    if digest.hex() != expected:
+        raise ModelError(f"{path} is damaged: it does not match its model card")
+    return config, parts, digest
+
+
+def _fill(path: Path, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    try:
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(f"{path} does not fit this program's networks") from error
+    network.eval().requires_grad_(False)
+
+
+@cache
+def load_guide(path: Path | None = None) -> Guide:
+    """The guide, by default the shipped one; loaded once a process. Raises ModelError."""
+    from llicm_cli.models.guide import Guide, GuideConfig  # open_clip takes seconds to import
+
+    path = path or folder() / "guide.safetensors"
+    config, parts, digest = _read_verified(path)
+    try:
+        guide = Guide(GuideConfig(**config))
+    except (TypeError, KeyError) as error:
+        raise ModelError(f"{path} does not fit this program's networks") from error
+    _fill(path, guide, parts["guide."])
+    guide.id = digest[:MODEL_ID_BYTES].hex()
+    return guide
+
+
+@cache
+def load_restorer(path: Path | None = None) -> Restorer:
+    """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
+    path = path or folder() / "restorer.safetensors"
+    config, parts, _ = _read_verified(path)
+    try:
+        restorer = Restorer(RestorerConfig(**config))
+    except TypeError as error:
+        raise ModelError(f"{path} does not fit this program's networks") from error
+    _fill(path, restorer, parts["restorer."])
+    return restorer.to(memory_format=torch.channels_last)
+
+
 @cache
 def load_codec(path: Path | None = None) -> CodecModel:
     """The codec for coding, by default the shipped one; loaded once a process.
@@ -124,13 +198,7 @@ def load_codec(path: Path | None = None) -> CodecModel:
         ModelError: missing, damaged (its hash differs from its card's), or of another kind.
     """
     path = path or folder() / "codec.safetensors"
-    config, parts, digest = read_parts(path)
-    try:
-        expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the model card of {path} is missing or damaged") from error
-    if digest.hex() != expected:
-        raise ModelError(f"{path} is damaged: it does not match its model card")
+    config, parts, digest = _read_verified(path)
     codec = _build(path, config, parts).eval().requires_grad_(False)
     try:
         tables = Tables(*(parts["tables."][n].numpy() for n in ("cdf", "size", "offset")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -24,8 +25,15 @@ def _git_revision() -> str:
 
 def command_line() -> str:
     """The command that runs, with every path reduced to its last part."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return shlex.join(["llicm", *words])
+    return shlex.join(["llicm", *map(short, sys.argv[1:])])
+
+
+def short(word: str) -> str:
+    """A word with its path reduced to the last part, also after ``TASK=`` or ``local-dir:``."""
+    prefix = re.match(r"(\w+=|local-dir:)?", word)
+    assert prefix is not None
+    path = word[prefix.end() :]
+    return prefix[0] + (Path(path).name if "/" in path else path)
 
 
 def read(weights: Path) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from llicm_cli.models.blocks import Pointwise
 WARM_UP_STEPS = 100
 
 
+Loss = Callable[[nn.Module, float], tuple[Tensor, dict[str, float]]]
+"""Given the model and the done share (0..1), returns (loss, figures for the log)."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """How long to train: a number of steps or of minutes, whichever is given."""
@@ -63,13 +67,16 @@ def learning_rate_factor(step: int, progress: float) -> float:
 
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the matrices of dense layers, AdamW for everything else."""
-    matrices = [m.weight for m in model.modules() if isinstance(m, Pointwise)]
+    dense = (m.weight for m in model.modules() if isinstance(m, Pointwise | nn.Linear))
+    matrices = [weight for weight in dense if weight.requires_grad]
     chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)),
-    ]
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    found: list[torch.optim.Optimizer] = []
+    if matrices:
+        found.append(torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0))
+    if rest:
+        found.append(torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)))
+    return found
 
 
 def _words(figures: dict[str, float]) -> str:
@@ -82,7 +89,7 @@ class Run:
     Args:
         model: module whose parameters are trained.
         options: see ``Options``.
-        loss: given the model and the done share (0..1), returns (loss, figures for the log).
+        loss: see ``Loss``.
         evaluate: given the averaged model, returns figures by name; called at every save.
 
     Attributes:
@@ -95,7 +102,7 @@ class Run:
         self,
         model: nn.Module,
         options: Options,
-        loss: Callable[[nn.Module, float], tuple[Tensor, dict[str, float]]],
+        loss: Loss,
         evaluate: Callable[[nn.Module], dict[str, float]],
     ) -> None:
         self.model, self.options, self.loss, self.evaluate = model, options, loss, evaluate

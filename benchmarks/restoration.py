@@ -1,0 +1,152 @@
+"""Restoration without compression: PSNR and SSIM, input and output; and whether the guide matters.
+
+    python benchmarks/restoration.py measure ROOT -o results.json [--set rain100l ...]
+    python benchmarks/restoration.py guide ROOT -o guide.json
+    python benchmarks/restoration.py table results.json guide.json
+
+ROOT holds the test sets as folders, see ``sets.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import sets
+import torch
+import typer
+from PIL import Image
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from llicm_cli import pipeline
+from llicm_cli.models.restorer import source
+from llicm_cli.models.weights import load_guide, load_restorer
+from llicm_cli.tasks import CLASSES, TASKS
+
+app = typer.Typer(pretty_exceptions_enable=False)
+NOWHERE = source(False, False, torch.zeros(1))
+
+
+def _ssim(a: Image.Image, b: Image.Image) -> float:
+    return float(
+        structural_similarity(
+            np.asarray(a), np.asarray(b), channel_axis=2, gaussian_weights=True, sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def measure(
+    root: Path,
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    only: Annotated[list[str] | None, typer.Option("--set", help="Which sets (default all).")] = None,
+) -> None:
+    """Restore every picture of every set with its task and with auto; adds to the results file."""
+    results = json.loads(output.read_text()) if output.exists() else {}
+    for name in only or [*sets.RESTORATION_SETS, "kodak:clean"]:
+        task = sets.task_of(name)
+        rows = []
+        for wrong, right in sets.pairs(root, name):
+            named = wrong if task == "clean" else pipeline.enhance(wrong, task)
+            auto = pipeline.enhance(wrong, "auto")
+            shown = (wrong, named, auto)
+            rows.append([sets.psnr(p, right) for p in shown] + [_ssim(p, right) for p in shown])
+        means = [round(float(v), 4) for v in np.mean(rows, axis=0)]
+        results[name] = {
+            "task": task, "pictures": len(rows),
+            "psnr": dict(zip(("input", "task", "auto"), means[:3], strict=True)),
+            "ssim": dict(zip(("input", "task", "auto"), means[3:], strict=True)),
+            "lowest psnr of auto": round(min(row[2] for row in rows), 4),
+        }  # fmt: skip
+        typer.echo(f"{name}: {results[name]['psnr']}", err=True)
+        output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+@torch.inference_mode()
+def _restored(x: Tensor, prompt: Tensor, content: Tensor) -> Image.Image:
+    height, width = x.shape[1:]
+    x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
+    y = load_restorer()(x, prompt, content, NOWHERE)[0, :, :height, :width]
+    return Image.fromarray((y.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+
+
+@app.command()
+def guide(
+    root: Path,
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    photos: Annotated[
+        Path | None, typer.Option(help="Clean photographs for the classifier's accuracy.")
+    ] = None,
+    low: Annotated[float, typer.Option(help="Lambda of the compressed pictures.")] = 0.0018,
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th picture.")] = 1,
+) -> None:
+    """PSNR with the right prompt, the picture's own embedding, a wrong prompt and none; and how often the
+    guide names the right degradation of synthetic pictures, before and after compression."""
+    eyes = load_guide()
+    with torch.inference_mode():
+        prompts = eyes.prompts()
+    results: dict[str, dict[str, float]] = {"psnr": {}, "accuracy": {}}
+    for name in sets.RESTORATION_SETS:
+        right_one = CLASSES.index(sets.task_of(name))
+        rows = []
+        for i, (wrong, right) in enumerate(sets.pairs(root, name)):
+            if i % every:
+                continue
+            x = torch.from_numpy(np.array(wrong)).permute(2, 0, 1).float() / 255
+            with torch.inference_mode():
+                seen = eyes(x[None])
+            other = (right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)
+            prompt = {
+                "right task": prompts[[right_one]], "own embedding": eyes.belief(seen.degradation, prompts),
+                "wrong task": prompts[[other]], "zero embedding": torch.zeros_like(prompts[:1]),
+            }  # fmt: skip
+            rows.append([sets.psnr(_restored(x, p, seen.content), right) for p in prompt.values()])
+            mixed = _restored(x, prompts[[right_one]], torch.zeros_like(seen.content))
+            rows[-1].append(sets.psnr(mixed, right))
+        keys = (*prompt, "right task, zero content")
+        means = [round(float(v), 3) for v in np.mean(rows, axis=0)]
+        results["psnr"][name] = dict(zip(keys, means, strict=True))
+        typer.echo(f"{name}: {results['psnr'][name]}", err=True)
+        output.write_text(json.dumps(results, indent=1) + "\n")
+    hits = {"pictures": [], "decoded": []}
+    for i, path in enumerate(sets.pictures(photos or root / "kodak")[::every]):
+        clean = Image.open(path).convert("RGB")
+        for label, name in enumerate(CLASSES):
+            picture = clean if name == "clean" else pipeline.degrade(clean, name, seed=1000 + i)
+            decoded = pipeline.decode(pipeline.encode(picture, low))
+            for kind, shown in (("pictures", picture), ("decoded", decoded)):
+                shares = pipeline.inspect(shown)
+                hits[kind].append((label, max(shares, key=shares.__getitem__) == name))
+    for kind, found in hits.items():
+        results["accuracy"][kind] = {
+            "mean": round(float(np.mean([hit for _, hit in found])), 4),
+            **{c: round(float(np.mean([h for k, h in found if k == i])), 4) for i, c in enumerate(CLASSES)},
+        }
+    output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+@app.command()
+def table(results: Path, ablation: Path) -> None:
+    """Print Markdown tables."""
+    measured, guided = json.loads(results.read_text()), json.loads(ablation.read_text())
+    typer.echo("| set | pictures | task | PSNR in | out | auto | SSIM in | out | auto |\n|" + "---|" * 9)
+    for name, row in measured.items():
+        p, s = row["psnr"], row["ssim"]
+        cells = [f"{p[k]:.2f}" for k in ("input", "task", "auto")]
+        cells += [f"{s[k]:.3f}" for k in ("input", "task", "auto")]
+        typer.echo(f"| {name} | {row['pictures']} | {row['task']} | {' | '.join(cells)} |")
+    keys = list(next(iter(guided["psnr"].values())))
+    typer.echo(f"\n| PSNR (dB) | {' | '.join(keys)} |\n|" + "---|" * (len(keys) + 1))
+    for name, row in guided["psnr"].items():
+        typer.echo(f"| {name} | {' | '.join(f'{row[k]:.2f}' for k in keys)} |")
+    typer.echo(f"\n| accuracy (%) | mean | {' | '.join(CLASSES)} |\n|" + "---|" * (len(CLASSES) + 2))
+    for kind, row in guided["accuracy"].items():
+        typer.echo(f"| {kind} | {' | '.join(f'{100 * row[k]:.0f}' for k in ('mean', *CLASSES))} |")
+
+
+if __name__ == "__main__":
+    app()

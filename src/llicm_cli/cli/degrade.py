@@ -1,0 +1,45 @@
+"""``llicm degrade``: clean pictures to synthetically degraded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llicm_cli.cli.files import Inputs, Output, Overwrite, check_suffix, plan_outputs, process
+from llicm_cli.errors import UsageError
+from llicm_cli.image_io import picture_bytes, read_image
+from llicm_cli.tasks import TASKS
+
+
+def degrade(
+    inputs: Inputs,
+    task: Annotated[
+        str, typer.Option(help=f"What to add: that which undoes it is one of {', '.join(TASKS)}.")
+    ],
+    output: Output = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32, help="Seed of strength and place; equal seeds, equal pictures.")
+    ] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Degrade pictures, to test or to train restoration: haze, rain, noise and so on, of random strength.
+
+    The task names what would undo the damage: --task dehaze adds haze. Derived names end in .TASK.png.
+    """
+    if task not in TASKS:
+        raise UsageError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+    suffix = f".{task}.png"
+    outputs = plan_outputs(inputs, output, suffix)
+    check_suffix(output, outputs)
+    from llicm_cli import pipeline
+
+    def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
+        image, losses = read_image(data)
+        for loss in losses:
+            warn(loss)
+        return picture_bytes(pipeline.degrade(image, task, seed), target.suffix or ".png")
+
+    process(inputs, outputs, convert, overwrite=overwrite)

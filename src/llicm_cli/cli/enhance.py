@@ -1,0 +1,89 @@
+"""``llicm enhance``: pictures, or streams, to restored pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+
+from llicm_cli.bitstream import MAGIC
+from llicm_cli.cli import console
+from llicm_cli.cli.files import (
+    STANDARD,
+    Inputs,
+    Output,
+    Overwrite,
+    Strength,
+    Task,
+    check_suffix,
+    plan_outputs,
+    process,
+    read_input,
+)  # fmt: skip
+from llicm_cli.cli.inspect import table
+from llicm_cli.errors import InputError, UsageError
+from llicm_cli.image_io import picture_bytes, read_image
+from llicm_cli.tasks import AUTO, parse_tasks
+
+SUFFIX = ".enhanced.png"
+
+
+def _read_mask(path: Path) -> Image.Image:
+    try:
+        return read_image(read_input(path))[0]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _explain(target: Path, shares: dict[str, float]) -> None:
+    for line in (f"{target}:", *table(shares).splitlines()):
+        console.say(line)
+
+
+def enhance(
+    inputs: Inputs,
+    output: Output = None,
+    task: Task = AUTO,
+    strength: Strength = 1.0,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="For inpaint: a picture of the same size, white where something is missing. "
+                     "Without it, flat black or white parts are what is missing."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say, on stderr, what the guide sees in each picture.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Restore pictures: undo blur, haze, JPEG blocks, noise, rain, drops, shadow, snow, holes, darkness.
+
+    Inputs are pictures of any format that Pillow reads, or streams, which are decoded as by decode --task.
+    Derived names end in .enhanced.png.
+    """
+    tasks = parse_tasks(task)
+    if mask is not None and ("inpaint" not in tasks or mask == STANDARD):
+        raise UsageError("--mask goes with --task inpaint, and names a file")
+    outputs = plan_outputs(inputs, output, SUFFIX)
+    check_suffix(output, outputs)
+    from llicm_cli import pipeline
+
+    hole = None if mask is None else _read_mask(mask)
+
+    def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
+        if data.startswith(MAGIC):
+            if hole is not None:
+                raise UsageError("a mask is for pictures, not for streams: decode the stream first")
+            if explain:
+                _explain(target, pipeline.inspect(pipeline.decode(data)))
+            return picture_bytes(pipeline.decode(data, task, strength), target.suffix or ".png")
+        image, losses = read_image(data)
+        for loss in losses:
+            warn(loss)
+        if explain:
+            _explain(target, pipeline.inspect(image))
+        return picture_bytes(pipeline.enhance(image, task, strength, hole), target.suffix or ".png")
+
+    process(inputs, outputs, convert, overwrite=overwrite)

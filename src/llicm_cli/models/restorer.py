@@ -1,0 +1,163 @@
+"""The restoration head: one forward pass from a degraded picture to a restored one.
+
+A U-Net at 1/4, 1/8 and 1/16 of the resolution, made of 1x1 and depthwise convolutions. Every block is
+conditioned (FiLM, Perez et al., AAAI 2018) on the prompt, an embedding in the guide's space of what is to
+be undone, and on where the picture comes from; at the bottleneck it attends to the guide's content
+embedding. The output is a gain and an offset for every pixel.
+
+Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; prompt (B, D); content (B, V, D); source (B, 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llicm_cli.models.blocks import Down, Pointwise, Up
+
+STRIDE = 16  # height and width must be multiples of this
+REACH = 128  # pixels; nothing farther away than this from a 16x16 block influences it
+NORM_FLOOR = 0.2
+SOURCE = 3  # numbers that say where a picture comes from
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Sizes of the network; stored with the weights."""
+
+    embedding: int = 128  # D, of the guide
+    guide: str = ""  # model id of the guide that it was trained with
+    fine: int = 96  # width at 1/4 resolution
+    middle: int = 160  # width at 1/8
+    coarse: int = 256  # width at 1/16
+    fine_blocks: int = 3  # on either side
+    middle_blocks: int = 2  # on either side
+    coarse_blocks: int = 4
+    condition: int = 128
+    heads: int = 4
+
+
+def source(coded: bool, restoring: bool, t: Tensor) -> Tensor:
+    """Where pictures come from, for the head: (B, 3) of coded or not, by which objective, rate position.
+
+    Args:
+        coded: it was decoded from a stream.
+        restoring: the stream was made with objective rpo.
+        t: (B,) rate positions, 0 for pictures that were not coded.
+    """
+    flags = t.new_tensor([float(coded), float(coded and restoring)]).expand(len(t), 2)
+    return torch.cat((flags, t[:, None] * coded), 1)
+
+
+class Film(nn.Module):
+    """Normalise every position over its channels, then scale and shift the channels as told.
+
+    The floor keeps the size of small features, such as noise on mid grey (0.3 dB after 400 steps).
+    """
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.tell = Pointwise(condition, 2 * width, zero=True)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """c: (B, condition, 1, 1)."""
+        scale, shift = self.tell(c).chunk(2, 1)
+        size = x.float().square().mean(1, keepdim=True).add(NORM_FLOOR**2).rsqrt().to(x.dtype)
+        return x * size * (1 + scale) + shift
+
+
+class ConditionedBlock(nn.Module):
+    """The residual block of ``blocks.Block``, with a ``Film`` before each of its halves."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.film_space = Film(width, condition)
+        self.enter = Pointwise(width, width)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.leave = Pointwise(width, width, zero=True)
+        self.film_mix = Film(width, condition)
+        self.expand = Pointwise(width, 2 * width)
+        self.reduce = Pointwise(2 * width, width, zero=True)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(self.film_space(x, c)), 0.1)))
+        return x + self.reduce(F.leaky_relu(self.expand(self.film_mix(x, c)), 0.1))
+
+
+class Attend(nn.Module):
+    """Cross-attention of every position to the content embeddings, as a residual."""
+
+    def __init__(self, width: int, embedding: int, heads: int, condition: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.film = Film(width, condition)
+        self.query = Pointwise(width, width)
+        self.key = Pointwise(embedding, width)
+        self.value = Pointwise(embedding, width)
+        self.leave = Pointwise(width, width, zero=True)
+
+    def forward(self, x: Tensor, c: Tensor, content: Tensor) -> Tensor:
+        tokens = content.mT[..., None] * content.shape[-1] ** 0.5  # (B, D, V, 1), entries of unit size
+        q, k, v = (
+            m.flatten(2).unflatten(1, (self.heads, -1)).mT  # (B, heads, positions, width / heads)
+            for m in (self.query(self.film(x, c)), self.key(tokens), self.value(tokens))
+        )
+        found = F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2).unflatten(2, x.shape[2:])
+        return x + self.leave(found.contiguous(memory_format=torch.channels_last))
+
+
+class Restorer(nn.Module):
+    """The head; see the module."""
+
+    def __init__(self, config: RestorerConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.understand = nn.Sequential(
+            Pointwise(c.embedding + SOURCE, c.condition), nn.SiLU(), Pointwise(c.condition, c.condition)
+        )
+
+        def stage(width: int, blocks: int) -> nn.ModuleList:
+            return nn.ModuleList(ConditionedBlock(width, c.condition) for _ in range(blocks))
+
+        self.enter = Pointwise(3 * 16, c.fine)
+        self.fine_in = stage(c.fine, c.fine_blocks)
+        self.down = Down(c.fine, c.middle)
+        self.middle_in = stage(c.middle, c.middle_blocks)
+        self.down_again = Down(c.middle, c.coarse)
+        self.coarse_in = stage(c.coarse, c.coarse_blocks // 2)
+        self.attend = Attend(c.coarse, c.embedding, c.heads, c.condition)
+        self.coarse_out = stage(c.coarse, c.coarse_blocks - c.coarse_blocks // 2)
+        self.up = Up(c.coarse, c.middle)
+        self.middle_out = stage(c.middle, c.middle_blocks)
+        self.up_again = Up(c.middle, c.fine)
+        self.fine_out = stage(c.fine, c.fine_blocks)
+        self.gain = Pointwise(c.fine, 3 * 16, zero=True)
+        self.offset = Pointwise(c.fine, 3 * 16, zero=True)
+
+    def forward(self, x: Tensor, prompt: Tensor, content: Tensor, source: Tensor) -> Tensor:
+        """Restored pictures (B, 3, H, W), not clamped."""
+        told = torch.cat((prompt * prompt.shape[1] ** 0.5, source), 1)  # entries of unit size
+        c = F.silu(self.understand(told[..., None, None]))
+        fine = self.enter(F.pixel_unshuffle(x - 0.5, 4))  # (B, fine, H/4, W/4)
+        for block in self.fine_in:
+            fine = block(fine, c)
+        middle = self.down(fine)  # (B, middle, H/8, W/8)
+        for block in self.middle_in:
+            middle = block(middle, c)
+        coarse = self.down_again(middle)  # (B, coarse, H/16, W/16)
+        for block in self.coarse_in:
+            coarse = block(coarse, c)
+        coarse = self.attend(coarse, c, content)
+        for block in self.coarse_out:
+            coarse = block(coarse, c)
+        middle = middle + self.up(coarse)
+        for block in self.middle_out:
+            middle = block(middle, c)
+        fine = fine + self.up_again(middle)
+        for block in self.fine_out:
+            fine = block(fine, c)
+        gain, offset = (F.pixel_shuffle(m(fine), 4).float() for m in (self.gain, self.offset))
+        return x + x * gain + offset

@@ -1,0 +1,38 @@
+"""Large pictures in overlapping tiles, so that memory is bounded by the tile and not by the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch.nn.functional as F
+from torch import Tensor
+
+CORE = 1536  # pixels a side that one tile contributes; a multiple of every stride in use
+
+
+def _spans(length: int, reach: int) -> Iterator[tuple[int, int, int, int]]:
+    """(first read, last read, first kept, last kept), ends exclusive, of the tiles along one side."""
+    for start in range(0, length, CORE):
+        end = min(start + CORE, length)
+        yield max(0, start - reach), min(length, end + reach), start, end
+
+
+def in_tiles(x: Tensor, function: Callable[[Tensor], Tensor], *, stride: int, reach: int) -> Tensor:
+    """Apply a local function to a picture tile by tile; the result is what one large call would give.
+
+    Args:
+        x: (C, H, W).
+        function: (1, C, h, w) -> (1, C, h, w); it may need h and w to be multiples of ``stride``, and no
+            block of ``stride`` pixels a side may depend on anything farther away from it than ``reach``.
+        stride: divides ``CORE`` and ``reach``. The picture is extended by repetition to fit.
+        reach: pixels.
+    """
+    height, width = x.shape[1:]
+    padded = F.pad(x[None], (0, -width % stride, 0, -height % stride), mode="replicate")
+    result = x.new_empty(padded.shape)
+    for top, bottom, first_row, last_row in _spans(padded.shape[2], reach):
+        for left, right, first, last in _spans(padded.shape[3], reach):
+            tile = function(padded[..., top:bottom, left:right])
+            kept = tile[..., first_row - top : last_row - top, first - left : last - left]
+            result[..., first_row:last_row, first:last] = kept
+    return result[0, :, :height, :width]

@@ -1,0 +1,94 @@
+"""Degraded training pictures with their clean originals, made on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llicm_cli.degrade import Dice, degrade
+from llicm_cli.errors import InputError, UsageError
+from llicm_cli.image_io import read_image
+from llicm_cli.tasks import CLASSES, TASKS
+from llicm_cli.training.data import Crops, find_photos
+
+REAL_SHARE = 0.6  # of the samples of a task that has real pairs
+
+
+class Pairs:
+    """Real degraded pictures and their ground truth: two folders ``input`` and ``gt`` with equal names."""
+
+    def __init__(self, folder: Path, device: torch.device, smallest: int) -> None:
+        self.pictures: list[tuple[Tensor, Tensor]] = []
+        for path in find_photos([folder / "input"]):
+            try:
+                pair = [
+                    read_image(p.read_bytes())[0].convert("RGB") for p in (path, folder / "gt" / path.name)
+                ]
+            except (InputError, OSError) as error:
+                raise InputError(f"{path}: {error}") from error
+            if pair[0].size != pair[1].size:
+                raise InputError(f"{path}: input and ground truth differ in size")
+            if min(pair[0].size) >= smallest:
+                a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous().to(device) for p in pair)
+                self.pictures.append((a, b))
+        if not self.pictures:
+            raise UsageError(f"no pair in {folder} is at least {smallest} pixels a side")
+
+    def crop(self, size: int, dice: Dice) -> tuple[Tensor, Tensor]:
+        """A random crop of a random pair, (3, size, size) in 0..1, half of them mirrored."""
+        pair = self.pictures[dice.integer(0, len(self.pictures) - 1)]
+        top = dice.integer(0, pair[0].shape[1] - size)
+        left = dice.integer(0, pair[0].shape[2] - size)
+        cut = [p[:, top : top + size, left : left + size].float() / 255 for p in pair]
+        if dice.chance(0.5):
+            cut = [c.flip(2) for c in cut]
+        return cut[0], cut[1]
+
+
+def parse_pairs(texts: Sequence[str], device: torch.device, smallest: int) -> dict[str, Pairs]:
+    """``TASK=FOLDER`` arguments -> the pairs of each task."""
+    pairs = {}
+    for text in texts:
+        task, equals, folder = text.partition("=")
+        if task not in TASKS or not equals:
+            raise UsageError(f"{text!r} is not of the form TASK=FOLDER, TASK one of {', '.join(TASKS)}")
+        pairs[task] = Pairs(Path(folder), device, smallest)
+    return pairs
+
+
+class DegradedCrops:
+    """Random crops with a random degradation each; the classes come up equally often.
+
+    Args:
+        crops: where clean crops come from.
+        dice: chooses class, strength and place.
+        pairs: real pairs for some tasks.
+    """
+
+    def __init__(self, crops: Crops, dice: Dice, pairs: dict[str, Pairs] | None = None) -> None:
+        self.crops, self.dice, self.pairs = crops, dice, pairs or {}
+
+    def draw_anew(self, seed: int) -> None:
+        """Go on with other draws, so that a resumed run does not repeat itself."""
+        self.crops.rng = np.random.default_rng(seed)
+        self.dice.numbers = np.random.default_rng(seed)
+        self.dice.fields.manual_seed(seed)
+
+    def batch(self, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(degraded, clean), both (count, 3, size, size) in 0..1 and channels_last, and the index in
+        ``CLASSES`` of what was done, (count,)."""
+        clean = self.crops.batch(count, size)
+        order = [self.dice.numbers.permutation(len(CLASSES)) for _ in range(-(-count // len(CLASSES)))]
+        labels = torch.from_numpy(np.concatenate(order)[:count])
+        degraded = torch.empty_like(clean)
+        for i, label in enumerate(labels.tolist()):
+            task = CLASSES[label]
+            if task in self.pairs and self.dice.chance(REAL_SHARE):
+                degraded[i], clean[i] = self.pairs[task].crop(size, self.dice)
+            else:
+                degraded[i] = degrade(clean[i], task, self.dice)
+        return degraded, clean, labels.to(clean.device)

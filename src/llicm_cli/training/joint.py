@@ -1,0 +1,190 @@
+"""Stage 4, ``llicm train joint``: rate-perception optimisation (LL-ICM, arXiv 2412.03841).
+
+The codec's analysis for objective rpo learns first, cheaply, to give the latents of the clean picture: it
+becomes the estimator that theory asks for (see ``models.codec``). Then everything is trained together,
+through the head into decoder, entropy model and encoder, on
+
+    rpo:  beta * R + lambda * 255**2 * (gamma * E(X_hat_H, X_ideal) + alpha * D(X_hat, X_ideal))
+    rdo:  beta * R + lambda * 255**2 * D(X_hat, X)
+
+with squared errors E and D, each divided by ``sqrt(lambda * 255**2)``. The paper's D compares with the input
+X: that, and nothing more, is what rdo is for. In rpo, a small D against X_ideal steadies what a decoder
+without a head would show. Two objectives keep both promises of one decoder: an rdo stream is a faithful copy,
+an rpo stream pays for nothing that the head would remove. Uncoded pictures and those decoded from rdo streams
+train the head as in stage 3, without reaching the codec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from llicm_cli.degrade import Dice
+from llicm_cli.models.codec import Codec
+from llicm_cli.models.guide import Guide
+from llicm_cli.models.restorer import Restorer, source
+from llicm_cli.tasks import CLASSES, CLEAN, TASKS
+from llicm_cli.training.codec import TrainedCodec, stratified_positions
+from llicm_cli.training.data import Crops
+from llicm_cli.training.degraded import DegradedCrops, Pairs
+from llicm_cli.training.loop import Options, Run
+from llicm_cli.training.restorer import GRID, Prompter, restoration_loss
+
+CROP = 128
+ESTIMATION_SHARE = 0.35  # of the budget, where only the rpo analysis learns
+ESTIMATION_BATCH = 2  # times as many crops there, since a step is cheap
+ESTIMATION_FLOOR = 0.01  # squared quantisation steps
+RPO_FINE = 192  # width at 1/8 of the rpo analysis
+HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
+VALIDATION_EACH, VALIDATION_CROP = 2, 192
+VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the terms of the loss, see the module."""
+
+    alpha: float = 0.1
+    beta: float = 1.0
+    gamma: float = 1.0
+
+
+class Joint(nn.Module):
+    """What is trained together."""
+
+    def __init__(self, coder: TrainedCodec, restorer: Restorer) -> None:
+        super().__init__()
+        self.coder, self.restorer = coder, restorer
+
+
+def with_estimator(coder: TrainedCodec) -> TrainedCodec:
+    """The same model with an analysis for rpo, untrained but for its linear path."""
+    old = coder.codec
+    if old.config.rpo_fine:
+        return coder
+    codec = Codec(replace(old.config, rpo_fine=RPO_FINE))
+    codec.load_state_dict(old.state_dict(), strict=False)
+    codec.rpo_analysis.linear.load_state_dict(old.analysis.linear.state_dict())
+    coder.codec = codec
+    return coder
+
+
+def _mse(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().mean((1, 2, 3))
+
+
+def _decibels(mse: Tensor) -> float:
+    return float(-10 * torch.log10(mse.detach().clamp(min=1e-10)).mean())
+
+
+def train_joint(
+    joint: Joint,
+    guide: Guide,
+    train: list[Path],
+    validation: list[Path],
+    pairs: dict[str, Pairs],
+    weights: Weights,
+    options: Options,
+) -> tuple[Joint, Run]:
+    """Run the stage.
+
+    Args:
+        joint: trained codec, ``with_estimator``, and trained head.
+        guide: frozen.
+        train: photographs to learn from.
+        validation: photographs for the figures in the log.
+        pairs: real degraded pictures.
+        weights: of the terms of the loss.
+        options: see ``Options``; ``batch`` counts crops of 128x128: half of them rpo, a quarter rdo, the
+            rest not coded.
+
+    Returns:
+        The averaged model and the run that made it.
+    """
+    device = options.device
+    torch.manual_seed(options.seed)
+    dice = Dice(options.seed, device)
+    degraded = DegradedCrops(Crops(train, device, CROP, options.seed), dice, pairs)
+    guide = guide.to(device).eval()
+    prompter = Prompter(guide, dice)
+    held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
+    seen, wanted, truth = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
+
+    def estimation_loss(model: Joint) -> tuple[Tensor, dict[str, float]]:
+        count = options.batch * ESTIMATION_BATCH
+        x, clean, _ = degraded.batch(count, CROP)
+        t = stratified_positions(count, device)
+        codec = model.coder.codec
+        gain = codec.gain(t).exp().detach()  # the shared gain must not learn to make errors look small
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                target = codec.analysis(clean, t)
+            estimate = codec.rpo_analysis(x, t)
+        error = _mse(estimate.float() * gain, target.float() * gain)
+        return (error + ESTIMATION_FLOOR).log().mean(), {"steps": float(error.detach().mean().sqrt())}
+
+    def joint_loss(model: Joint) -> tuple[Tensor, dict[str, float]]:
+        count = options.batch
+        rpo, rdo = count // 2, count // 4
+        coded = rpo + rdo
+        x, clean, labels = degraded.batch(count, CROP)
+        as_it_is = slice(rpo, rpo + rdo // 2)  # the codec's own business: clean photographs
+        x[as_it_is], labels[as_it_is] = clean[as_it_is], CLASSES.index(CLEAN)
+        t = stratified_positions(coded, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            x_hat, bpp = model.coder(x[:coded], t, "noisy", rpo)
+        shown = torch.cat((x_hat[:rpo], x_hat[rpo:].detach(), x[coded:])).clamp(0, 1)
+        prompt, content = prompter(shown.detach(), labels)
+        nowhere = source(False, False, t.new_zeros(count - coded))
+        origin = torch.cat((source(True, True, t[:rpo]), source(True, False, t[rpo:]), nowhere))
+        with torch.autocast(device.type, torch.bfloat16):
+            restored = model.restorer(shown, prompt, content, origin)
+        own, perception = restoration_loss(restored, clean)
+        fidelity = _mse(x_hat, torch.cat((clean[:rpo], x[rpo:coded])))
+        error = torch.cat((weights.gamma * perception[:rpo] + weights.alpha * fidelity[:rpo], fidelity[rpo:]))
+        price = Codec.lambda_at(t) * 255**2
+        total = ((weights.beta * bpp + price * error) / price.sqrt()).mean() + HEAD_WEIGHT * own[rpo:].mean()
+        figures = {
+            "rpo bpp": float(bpp[:rpo].detach().mean()),
+            "rpo psnr": _decibels(perception[:rpo]),
+            "rdo bpp": float(bpp[rpo:].detach().mean()),
+            "rdo psnr": _decibels(fidelity[rpo:]),
+            "rdo restored": _decibels(perception[rpo:coded]),
+            "uncoded restored": _decibels(perception[coded:]),
+        }  # fmt: skip
+        return total, figures
+
+    def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(model, Joint)
+        return estimation_loss(model) if progress < ESTIMATION_SHARE else joint_loss(model)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        """Rate of the degraded picture, PSNR of the restored one, by objective; mean over the tasks."""
+        assert isinstance(model, Joint)
+        figures = {}
+        told = prompter.named[truth]
+        wrong = torch.tensor([CLASSES[i] in TASKS for i in truth.tolist()], device=device)
+        for lmbda in VALIDATION_LAMBDAS:
+            t = Codec.position(torch.full((len(seen),), lmbda, device=device))
+            for name, restoring in (("rdo", 0), ("rpo", len(seen))):
+                with torch.autocast(device.type, torch.bfloat16):
+                    x_hat, bpp = model.coder(seen, t, "chosen", restoring)
+                    x_hat = x_hat.clamp(0, 1)
+                    content = guide(x_hat, GRID).content
+                    restored = model.restorer(x_hat, told, content, source(True, bool(restoring), t))
+                mse = _mse(restored.float().clamp(0, 1), wanted)[wrong]
+                figures[f"{name} bpp at {lmbda:g}"] = float(bpp[wrong].mean())
+                figures[f"{name} psnr at {lmbda:g}"] = _decibels(mse)
+        return figures
+
+    joint = joint.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    joint.requires_grad_(True)
+    run = Run(joint, options, loss, evaluate)
+    torch.manual_seed(options.seed + run.step)
+    degraded.draw_anew(options.seed + run.step)
+    trained = run.to_the_end()
+    assert isinstance(trained, Joint)
+    return trained, run

@@ -1,0 +1,112 @@
+"""Synthetic degradations: reproducible, of every strength, on any size, and what they claim to be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import photograph
+from torch import Tensor
+
+from llicm_cli.degrade import Dice, convolve, degrade, hole_mask
+from llicm_cli.errors import UsageError
+from llicm_cli.pipeline import _to_tensor
+from llicm_cli.tasks import AUTO, CLEAN, NONE, PROMPTS, TASKS, parse_tasks
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return _to_tensor(photograph("astronaut").crop((100, 40, 260, 168)))[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_equal_seeds_give_equal_pictures_and_others_do_not(x: Tensor, task: str):
+    first, again, other = (degrade(x, task, Dice(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, x)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_results_are_pictures_of_8_bits(x: Tensor, task: str):
+    for seed in range(6):
+        y = degrade(x, task, Dice(seed))
+        assert y.shape == x.shape and y.min() >= 0 and y.max() <= 1
+        assert torch.allclose(y * 255, (y * 255).round(), atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (17, 16)])
+def test_any_size_can_be_degraded(x: Tensor, task: str, size: tuple[int, int]):
+    small = x[:, : size[0], : size[1]]
+    for seed in range(8):
+        assert degrade(small, task, Dice(seed)).shape == small.shape
+
+
+def test_clean_means_untouched(x: Tensor):
+    assert torch.allclose(degrade(x, CLEAN, Dice(0)), x, atol=1e-6)
+
+
+def test_each_degradation_goes_its_own_way(x: Tensor):
+    def mean(task: str, of) -> float:  # type: ignore[no-untyped-def]
+        return float(torch.stack([of(degrade(x, task, Dice(seed))) for seed in range(8)]).mean())
+
+    def detail(y: Tensor) -> Tensor:
+        return y.diff(dim=2).abs().mean()
+
+    assert mean("lowlight", torch.mean) < 0.5 * x.mean()
+    assert mean("deshadow", torch.mean) < x.mean()
+    assert mean("derain", torch.mean) > x.mean()
+    assert mean("desnow", torch.mean) > x.mean()
+    assert mean("dehaze", torch.std) < 0.8 * x.std()
+    assert mean("deblur", detail) < 0.7 * detail(x)
+    assert mean("denoise", detail) > 1.5 * detail(x)
+
+
+def test_rain_adds_light_and_takes_none(x: Tensor):
+    seen = 0
+    for seed in range(12):
+        change = degrade(x, "derain", Dice(seed)) - x
+        if change.min() > -1 / 255:  # a veil, which heavy rain may have, darkens what is bright
+            seen += 1
+            assert change.max() > 0.2
+    assert seen > 6
+
+
+def test_haze_follows_the_scattering_model():
+    """Through the same haze, two pictures differ by their own difference times the transmission."""
+    a, b = torch.full((3, 64, 64), 0.2), torch.full((3, 64, 64), 0.6)
+    # Flat pictures have the same depth map, up to its dependence on brightness, which is flat as well.
+    hazy = degrade(a, "dehaze", Dice(5)), degrade(b, "dehaze", Dice(5))
+    transmission = (hazy[1] - hazy[0]) / 0.4
+    assert transmission.min() >= 0 and transmission.max() <= 1.02
+    assert torch.allclose(transmission[0], transmission[2], atol=0.02), "equal in all channels"
+
+
+def test_holes_are_blank_and_the_rest_is_untouched(x: Tensor):
+    for seed in range(8):
+        y = degrade(x, "inpaint", Dice(seed))
+        changed = (y - x).abs().amax(0) > 1e-6
+        assert 0 < changed.float().mean() < 0.7
+        assert len(y[:, changed].unique()) == 1
+
+
+def test_holes_have_several_shapes():
+    shares = [float(hole_mask(128, 128, Dice(seed)).float().mean()) for seed in range(30)]
+    assert min(shares) < 0.05 and max(shares) > 0.15
+
+
+def test_convolution_agrees_with_torch(x: Tensor):
+    kernel = torch.rand(7, 7)
+    padded = torch.nn.functional.pad(x[:, None], (3, 3, 3, 3), mode="reflect")
+    expected = torch.nn.functional.conv2d(padded, kernel.flip(0, 1)[None, None])[:, 0]
+    assert torch.allclose(convolve(x, kernel), expected, atol=1e-4)
+
+
+def test_task_lists():
+    assert parse_tasks("derain, denoise") == ("derain", "denoise")
+    assert parse_tasks(AUTO) == (AUTO,)
+    assert parse_tasks(NONE) == ()
+    assert len(TASKS) == 10 and set(PROMPTS) == {*TASKS, CLEAN}
+    for wrong in ("", "clean", "derain,none", "Derain", "derain,,denoise"):
+        with pytest.raises(UsageError, match="unknown task"):
+            parse_tasks(wrong)

@@ -1,0 +1,295 @@
+"""Restoration: the head, tiles, decode --task and enhance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result, psnr
+from PIL import Image
+
+import llicm_cli
+from llicm_cli import bitstream, tiling
+from llicm_cli.errors import InputError, ModelError, UsageError
+from llicm_cli.models.restorer import REACH, Restorer, RestorerConfig, source
+from llicm_cli.models.weights import (
+    CodecModel,
+    folder,
+    load_codec,
+    load_guide,
+    load_restorer,
+    read_parts,
+)
+from llicm_cli.tasks import TASKS
+from llicm_cli.training.codec import load_trained, save
+from llicm_cli.training.joint import with_estimator
+
+Llicm = Callable[..., Result]
+NOWHERE = source(False, False, torch.zeros(1))
+
+
+@pytest.fixture(scope="module")
+def noisy(crop: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(0).normal(0, 25, (crop.height, crop.width, 3))
+    return Image.fromarray(np.clip(np.rint(np.asarray(crop) + noise), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def shaken_head() -> Restorer:
+    """A head whose zero starts were replaced by noise, so that everything in it matters."""
+    torch.manual_seed(0)
+    head = Restorer(RestorerConfig()).eval().requires_grad_(False)
+    for parameter in head.parameters():
+        parameter += 0.05 * torch.randn_like(parameter)
+    return head
+
+
+def test_an_untrained_head_changes_nothing():
+    x = torch.rand(2, 3, 32, 48)
+    y = Restorer(RestorerConfig())(
+        x, torch.randn(2, 128), torch.randn(2, 5, 128), source(True, False, torch.rand(2))
+    )
+    assert torch.equal(x, y)
+
+
+def test_prompt_content_and_source_all_reach_the_head(shaken_head: Restorer):
+    torch.manual_seed(1)
+    x, prompt, content = torch.rand(1, 3, 32, 32), torch.randn(1, 128), torch.randn(1, 10, 128)
+    y = shaken_head(x, prompt, content, NOWHERE)
+    for changed in (
+        shaken_head(x, -prompt, content, NOWHERE),
+        shaken_head(x, prompt, -content, NOWHERE),
+        shaken_head(x, prompt, content, source(True, False, torch.tensor([0.5]))),
+    ):
+        assert (y - changed).abs().max() > 1e-4
+
+
+def test_source_tells_objective_and_rate_only_of_coded_pictures():
+    t = torch.tensor([0.25, 0.5])
+    assert source(True, True, t).tolist() == [[1, 1, 0.25], [1, 1, 0.5]]
+    assert source(True, False, t).tolist() == [[1, 0, 0.25], [1, 0, 0.5]]
+    assert source(False, True, t).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_nothing_beyond_the_reach_matters(shaken_head: Restorer):
+    x = torch.rand(1, 3, 48, 512, requires_grad=True)
+    shaken_head(x, torch.randn(1, 128), torch.randn(1, 2, 128), NOWHERE)[..., 240:256].sum().backward()
+    assert x.grad is not None
+    reached = x.grad.abs().sum((0, 1, 2)).nonzero().flatten()
+    assert reached.min() >= 240 - REACH and reached.max() < 256 + REACH
+    assert reached.min() < 240 - 64, "and the test sees what does matter"
+
+
+def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, shaken_head: Restorer):
+    x = torch.rand(3, 200, 421)
+    prompt, content = torch.randn(1, 128), torch.randn(1, 2, 128)
+
+    def run(tile: torch.Tensor) -> torch.Tensor:
+        return shaken_head(tile, prompt, content, NOWHERE)
+
+    whole = tiling.in_tiles(x, run, stride=16, reach=REACH)
+    monkeypatch.setattr(tiling, "CORE", 96)
+    tiled = tiling.in_tiles(x, run, stride=16, reach=REACH)
+    assert whole.shape == x.shape
+    assert torch.allclose(whole, tiled, atol=1e-3)
+
+
+def test_denoising_denoises(crop: Image.Image, noisy: Image.Image):
+    assert psnr(llicm_cli.enhance(noisy, "denoise"), crop) > psnr(noisy, crop) + 5
+
+
+def test_auto_restores_what_is_bad_and_leaves_alone_what_is_good(photo: Image.Image):
+    noise = np.random.default_rng(0).normal(0, 30, (photo.height, photo.width, 3))
+    bad = Image.fromarray(np.clip(np.rint(np.asarray(photo) + noise), 0, 255).astype(np.uint8))
+    assert psnr(llicm_cli.enhance(bad), photo) > psnr(bad, photo) + 5
+    assert psnr(llicm_cli.enhance(photo), photo) > 36
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_runs_alone_and_after_a_stream(crop: Image.Image, task: str):
+    degraded = llicm_cli.pipeline.degrade(crop, task, seed=4)
+    assert llicm_cli.enhance(degraded, task).size == crop.size
+    assert llicm_cli.decode(llicm_cli.encode(degraded, 0.02), task).size == crop.size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (130, 17)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_any_size_and_mode_can_be_enhanced(crop: Image.Image, size: tuple[int, int], mode: str):
+    small = crop.crop((0, 0, *size)).convert(mode)
+    restored = llicm_cli.enhance(small, "denoise,derain")
+    assert restored.size == size and restored.mode == mode
+
+
+def test_strength_goes_from_nothing_to_everything(noisy: Image.Image):
+    none, half, full = (
+        np.asarray(llicm_cli.enhance(noisy, "denoise", strength), dtype=int) for strength in (0, 0.5, 1)
+    )
+    assert np.array_equal(none, np.asarray(noisy))
+    assert np.abs(2 * half - none - full).max() <= 2
+    assert np.abs(full - none).mean() > 5
+
+
+def test_a_head_for_another_guide_is_refused(monkeypatch: pytest.MonkeyPatch, crop: Image.Image):
+    other = Restorer(RestorerConfig(guide="12345678"))
+    monkeypatch.setattr("llicm_cli.pipeline.load_restorer", lambda: other)
+    with pytest.raises(ModelError, match="train a head for this guide"):
+        llicm_cli.enhance(crop)
+
+
+def test_another_folder_of_weights_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    shipped = folder()
+    monkeypatch.setenv("LLICM_WEIGHTS", str(tmp_path))
+    assert folder() == tmp_path != shipped
+
+
+def test_tasks_are_done_in_order(noisy: Image.Image):
+    both = llicm_cli.enhance(noisy, "denoise,lowlight")
+    one_by_one = llicm_cli.enhance(llicm_cli.enhance(noisy, "denoise"), "lowlight")
+    other_way = llicm_cli.enhance(noisy, "lowlight,denoise")
+    assert psnr(both, one_by_one) > psnr(both, other_way) + 3
+    assert llicm_cli.enhance(noisy, "none").tobytes() == noisy.tobytes()
+
+
+def test_a_mask_confines_inpainting(photo: Image.Image):
+    mask = Image.new("L", photo.size)
+    mask.paste(255, (60, 60, 80, 75))
+    filled = np.asarray(llicm_cli.enhance(photo, "inpaint", mask=mask), dtype=int)
+    original = np.asarray(photo, dtype=int)
+    inside = np.asarray(mask) > 0
+    assert np.array_equal(filled[~inside], original[~inside])
+    black = np.square(original[inside]).mean()
+    assert np.square(filled[inside] - original[inside]).mean() < 0.5 * black
+
+
+def test_what_is_asked_must_make_sense(crop: Image.Image):
+    wrong = [
+        {"task": "polish"},
+        {"task": "denoise", "strength": 1.5},
+        {"task": "denoise", "strength": float("nan")},
+        {"task": "denoise", "mask": Image.new("L", crop.size)},
+        {"task": "inpaint", "mask": Image.new("L", (3, 3))},
+    ]
+    for arguments in wrong:
+        with pytest.raises(UsageError):
+            llicm_cli.enhance(crop, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="mode RGBA"):
+        llicm_cli.enhance(crop.convert("RGBA"))
+    with pytest.raises(UsageError, match="unknown objective"):
+        llicm_cli.encode(crop, objective="best")
+
+
+@pytest.fixture(scope="module")
+def rpo_codec(tmp_path_factory: pytest.TempPathFactory) -> CodecModel:
+    """The shipped codec with an untrained analysis for rpo, which codes by its linear path alone."""
+    path = tmp_path_factory.mktemp("rpo") / "codec.safetensors"
+    torch.manual_seed(0)
+    sha256 = save(path, with_estimator(load_trained(folder() / "codec.safetensors")))
+    path.with_suffix(".json").write_text(json.dumps({"sha256": sha256}))
+    return load_codec(path)
+
+
+def test_objectives_are_recorded_and_one_decoder_reads_both(
+    monkeypatch: pytest.MonkeyPatch, rpo_codec: CodecModel, noisy: Image.Image, crop: Image.Image
+):
+    monkeypatch.setattr("llicm_cli.pipeline.load_codec", lambda: rpo_codec)
+    streams = {objective: llicm_cli.encode(noisy, 0.05, objective) for objective in bitstream.OBJECTIVES}
+    for objective, data in streams.items():
+        assert bitstream.parse(data).objective == objective
+        assert psnr(llicm_cli.decode(data), noisy) > 20
+        assert psnr(llicm_cli.decode(data, "denoise"), crop) > psnr(noisy, crop) + 2
+    assert streams["rpo"] != streams["rdo"]
+    auto = llicm_cli.decode(streams["rpo"], "auto")
+    assert psnr(auto, llicm_cli.decode(streams["rpo"])) < 60, "auto restores what was made to be restored"
+
+
+def test_a_codec_without_rpo_says_so(monkeypatch: pytest.MonkeyPatch, crop: Image.Image):
+    monkeypatch.setattr("llicm_cli.models.codec.Codec.objectives", ("rdo",))
+    with pytest.raises(ModelError, match="cannot encode for objective rpo"):
+        llicm_cli.encode(crop, objective="rpo")
+
+
+def test_enhance_a_picture_or_a_stream(llicm: Llicm, noisy: Image.Image, crop: Image.Image, tmp_path: Path):
+    picture, stream = tmp_path / "a.png", tmp_path / "b.llic"
+    noisy.save(picture)
+    stream.write_bytes(llicm_cli.encode(noisy, 0.05))
+    assert llicm("enhance", picture, stream, "--task", "denoise") == Result(0, b"", "")
+    for name in ("a.enhanced.png", "b.enhanced.png"):
+        assert psnr(Image.open(tmp_path / name), crop) > psnr(noisy, crop) + 4
+    out = tmp_path / "c.png"
+    assert llicm("decode", stream, "-o", out, "--task", "denoise") == Result(0, b"", "")
+    assert Image.open(out).tobytes() == Image.open(tmp_path / "b.enhanced.png").tobytes()
+
+
+def test_enhance_explains_on_stderr_and_pipes_on_stdout(llicm: Llicm, noisy: Image.Image, tmp_path: Path):
+    noisy.save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    result = llicm("enhance", "-", "--explain", stdin=data)
+    assert result.code == 0 and result.stdout.startswith(b"\x89PNG")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 12 and any(line.startswith("denoise ") and "%" in line for line in lines)
+
+
+def test_enhance_with_a_mask(llicm: Llicm, crop: Image.Image, tmp_path: Path):
+    crop.save(tmp_path / "a.png")
+    mask = Image.new("1", crop.size)
+    mask.paste(1, (10, 10, 20, 20))
+    mask.save(tmp_path / "mask.png")
+    common = ["enhance", tmp_path / "a.png", "--mask", tmp_path / "mask.png", "-o", tmp_path / "b.png"]
+    assert llicm(*common, "--task", "inpaint") == Result(0, b"", "")
+    changed = np.asarray(Image.open(tmp_path / "b.png")) != np.asarray(crop)
+    assert changed[10:20, 10:20].any() and not changed[:10].any() and not changed[:, 20:].any()
+    assert llicm(*common, "--task", "derain", "--overwrite").code == 2
+    (tmp_path / "mask.png").write_bytes(b"nothing")
+    damaged = llicm(*common, "--task", "inpaint", "--overwrite")
+    assert damaged.code == 3 and "mask.png" in damaged.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--task", "polish"], ["--strength", "2"], ["-o", "out.jpg"], ["--task", "none,derain"]],
+)
+def test_wrong_usage_writes_nothing(llicm: Llicm, crop: Image.Image, tmp_path: Path, arguments: list[str]):
+    crop.save(tmp_path / "a.png")
+    assert llicm("enhance", tmp_path / "a.png", *arguments).code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_degrade_is_reproducible(llicm: Llicm, crop: Image.Image, tmp_path: Path):
+    crop.save(tmp_path / "a.png")
+    assert llicm("degrade", tmp_path / "a.png", "--task", "dehaze").code == 0
+    out = [tmp_path / "b.png", tmp_path / "c.png"]
+    for path, seed in zip(out, (0, 1), strict=True):
+        assert llicm("degrade", tmp_path / "a.png", "-o", path, "--task", "dehaze", "--seed", seed).code == 0
+    derived = (tmp_path / "a.dehaze.png").read_bytes()
+    assert derived == out[0].read_bytes() != out[1].read_bytes()
+    for wrong in ("clean", "auto", "haze"):
+        assert llicm("degrade", tmp_path / "a.png", "--task", wrong).code == 2
+
+
+@pytest.mark.parametrize("name", ["guide", "restorer"])
+def test_shipped_networks_have_cards_and_fit_their_limits(name: str):
+    card = json.loads((folder() / f"{name}.json").read_text())
+    config, _, digest = read_parts(folder() / f"{name}.safetensors")
+    assert card["sha256"] == digest.hex() and card["configuration"] == config
+    assert (folder() / f"{name}.safetensors").stat().st_size < 25e6
+
+
+@pytest.mark.parametrize("load, name", [(load_guide, "guide"), (load_restorer, "restorer")])
+def test_damaged_networks_are_one_clear_error(load: Callable[[Path], object], name: str, tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(ModelError, match="no weights"):
+        load(path)
+    good = (folder() / f"{name}.safetensors").read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    path.with_suffix(".json").write_text((folder() / f"{name}.json").read_text())
+    with pytest.raises(ModelError, match="does not match its model card"):
+        load(path)
+    codec = folder() / "codec.safetensors"
+    path.write_bytes(codec.read_bytes())
+    path.with_suffix(".json").write_text(codec.with_suffix(".json").read_text())
+    with pytest.raises(ModelError, match="does not fit"):
+        load(path)

@@ -1,0 +1,212 @@
+"""``llicm train guide``, ``restorer`` and ``joint``, for a few steps each, one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result, photograph
+from PIL import Image
+
+from llicm_cli.degrade import Dice
+from llicm_cli.models.codec import CodecConfig
+from llicm_cli.models.guide import compact_guide
+from llicm_cli.models.restorer import Restorer, RestorerConfig
+from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
+from llicm_cli.tasks import CLASSES
+from llicm_cli.training import joint as joint_stage
+from llicm_cli.training.codec import TrainedCodec
+from llicm_cli.training.data import Crops, find_photos
+from llicm_cli.training.degraded import DegradedCrops, Pairs
+from llicm_cli.training.loop import Budget, Options
+
+Llicm = Callable[..., Result]
+SMALL = CodecConfig(
+    latent=96, fine=16, coarse=16, fine_blocks=1, coarse_blocks=1, hyper=8, prior=16, context=16, scale=16
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("photos")
+    for i, name in enumerate(["astronaut", "coffee", "grace_hopper"] * 2):
+        photograph(name).crop((9 * i, 0, 9 * i + 330, 330)).save(place / f"{i:02}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def pairs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real pairs: the input is half as bright."""
+    place = tmp_path_factory.mktemp("pairs")
+    for kind, factor in (("input", 0.5), ("gt", 1.0)):
+        (place / kind).mkdir()
+        for path in list(photos.iterdir())[:2]:
+            Image.open(path).point(lambda v, f=factor: v * f).save(place / kind / path.name)
+    return place
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks where weights are new, and few pictures to validate on."""
+    monkeypatch.setattr("llicm_cli.models.codec.CodecConfig", lambda: SMALL)
+    monkeypatch.setattr("llicm_cli.training.guide.VALIDATION_CROPS", 11)
+    monkeypatch.setattr("llicm_cli.training.restorer.VALIDATION_EACH", 1)
+    monkeypatch.setattr("llicm_cli.training.joint.VALIDATION_EACH", 1)
+    monkeypatch.setattr("llicm_cli.training.joint.RPO_FINE", 16)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_stages_follow_each_other(llicm: Llicm, photos: Path, pairs: Path, tmp_path: Path):
+    codec, guide, restorer = (tmp_path / f"{n}.safetensors" for n in ("codec", "guide", "restorer"))
+
+    def train(stage: str, output: Path, *more: object, batch: int = 4) -> None:
+        state = tmp_path / f"{stage}.pt"
+        result = llicm("train", stage, photos, "-o", output, "--checkpoint", state, "--batch", batch, *more)
+        assert result.code == 0, result.stderr
+
+    train("codec", codec, "--steps", 2, batch=2)
+    train("guide", guide, "--codec", codec, "--steps", 4)
+    towers, controller = (
+        torch.load(tmp_path / f, weights_only=True) for f in ("guide.pt", "guide.controller.pt")
+    )
+    assert (towers["step"], controller["step"]) == (2, 2)
+    train("guide", guide, "--codec", codec, "--steps", 6, "--resume")
+    train(
+        "restorer", restorer, "--codec", codec, "--guide", guide, "--steps", 2, "--pairs", f"lowlight={pairs}"
+    )
+    files = ["--codec", codec, "--guide", guide, "--restorer", restorer]
+    train("joint", tmp_path / "joint", *files, "--steps", 3)
+    load_restorer.cache_clear()
+    train("joint", tmp_path / "joint", *files, "--steps", 5, "--resume")
+
+    cards = {
+        p.stem: json.loads(p.read_text()) for p in (*tmp_path.glob("*.json"), *tmp_path.glob("joint/*.json"))
+    }
+    assert [part["steps"] for part in cards["guide"]["parts"]] == [3, 3]
+    assert cards["codec"]["stage"] == cards["restorer"]["stage"] == "joint"
+    assert cards["codec"]["steps"] == 5 and "rpo bpp at 0.025" in cards["codec"]["validation"]
+    assert cards["restorer"]["started_from"]["pairs"] == [f"lowlight={pairs.name}"]
+    assert str(tmp_path) not in json.dumps(cards), "cards name no folders of the machine"
+    model = load_codec(tmp_path / "joint" / "codec.safetensors")
+    assert model.codec.objectives == ("rdo", "rpo")
+    load_guide(guide)
+    load_restorer(tmp_path / "joint" / "restorer.safetensors")
+    _, parts, _ = read_parts(guide)
+    words = parts["guide."]["clip.token_embedding.weight"].float().abs().sum(1)
+    assert 20 < (words > 0).sum() < 200, "words that were never trained mean nothing"
+
+
+def test_a_guide_on_another_backbone_is_trained_and_stored(
+    llicm: Llicm, photos: Path, tmp_path: Path, quick: None
+):
+    import open_clip
+    from test_guide import TINY_VIT
+
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    clip = open_clip.CLIP(**TINY_VIT)  # type: ignore[arg-type]
+    torch.save(clip.state_dict(), folder / "open_clip_pytorch_model.bin")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_VIT}))
+    out = tmp_path / "guide.safetensors"
+    common = [
+        "train",
+        "guide",
+        photos,
+        "-o",
+        out,
+        "--checkpoint",
+        tmp_path / "g.pt",
+        "--batch",
+        2,
+        "--steps",
+        2,
+    ]
+    result = llicm(*common, "--backbone", f"local-dir:{folder}")
+    assert result.code == 0, result.stderr
+    guide = load_guide(out)
+    assert guide.width == 32
+    frozen = guide.clip.visual.state_dict()
+    for name, value in clip.visual.state_dict().items():
+        assert torch.allclose(frozen[name], value, atol=1e-3), f"{name} was frozen"
+    assert any(link.weight.abs().sum() > 0 for link in guide.links), "links were trained"
+
+
+def test_joint_training_reaches_every_network():
+    torch.manual_seed(0)
+    coder = joint_stage.with_estimator(TrainedCodec(SMALL))
+    joint = joint_stage.Joint(coder, Restorer(RestorerConfig(fine=16, middle=16, coarse=16, fine_blocks=1)))
+    for parameter in joint.parameters():  # zero starts would hide what lies before them
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    x_hat, bpp = joint.coder(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy", 1)
+    origin = joint_stage.source(True, True, torch.zeros(2))
+    restored = joint.restorer(x_hat, torch.randn(2, 128), torch.randn(2, 2, 128), origin)
+    (bpp.mean() + restored.square().mean()).backward()
+    dead = [n for n, p in joint.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [n for n in dead if "hyper_prior" not in n] == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_estimator_learns_alone_at_first(photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(joint_stage, "ESTIMATION_SHARE", 1.0)
+    torch.manual_seed(0)
+    config = RestorerConfig(fine=16, middle=16, coarse=16, fine_blocks=1)
+    joint = joint_stage.Joint(joint_stage.with_estimator(TrainedCodec(SMALL)), Restorer(config))
+    before = {name: value.clone() for name, value in joint.state_dict().items()}
+    options = Options(
+        budget=Budget(steps=3), device=torch.device("cpu"), checkpoint=tmp_path / "j.pt", resume=False,
+        seed=0, batch=4, muon_rate=0.01, adam_rate=0.01, ema_decay=0.5, save_every=60,
+        report=lambda words: None, tick=lambda done, words: None,
+    )  # fmt: skip
+    found = find_photos([photos])
+    trained, _ = joint_stage.train_joint(
+        joint, compact_guide(0), found, found[:1], {}, joint_stage.Weights(), options
+    )
+    changed = {
+        name.split(".")[2] for name, v in trained.state_dict().items() if not torch.equal(v, before[name])
+    }
+    assert changed == {"rpo_analysis"}
+
+
+def test_an_estimator_starts_from_the_linear_path_and_leaves_rdo_as_it_was():
+    torch.manual_seed(0)
+    coder = TrainedCodec(SMALL)
+    x, t = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
+    with torch.no_grad():
+        before = coder.codec.analyse(x, t, "rdo")
+        coder = joint_stage.with_estimator(coder)
+        assert torch.equal(coder.codec.analyse(x, t, "rdo"), before)
+        # Both branches of the networks end in zeros at the start: only the linear paths speak.
+        assert torch.allclose(coder.codec.analyse(x, t, "rpo"), before, atol=1e-5)
+    assert joint_stage.with_estimator(coder) is coder
+
+
+def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs: Path):
+    device = torch.device("cpu")
+    real = {"lowlight": Pairs(pairs, device, 64)}
+    crops = DegradedCrops(Crops(find_photos([photos]), device, 64, 0), Dice(0), real)
+    seen: list[int] = []
+    exact = 0
+    for _ in range(6):
+        degraded, clean, labels = crops.batch(11, 64)
+        assert degraded.shape == clean.shape == (11, 3, 64, 64)
+        seen += labels.tolist()
+        i = labels.tolist().index(CLASSES.index("lowlight"))
+        exact += bool((degraded[i] * 255 - clean[i] * 255 * 0.5).abs().max() <= 1)
+    assert np.bincount(seen).tolist() == [6] * len(CLASSES)
+    assert exact > 0, "half as bright, as the real pairs are"
+
+
+@pytest.mark.parametrize("text", ["lowlight", "haze=x", "=x"])
+def test_malformed_pairs_are_wrong_usage(llicm: Llicm, photos: Path, tmp_path: Path, text: str):
+    command = ["train", "restorer", photos, "-o", tmp_path / "x.safetensors", "--steps", 1, "--pairs", text]
+    result = llicm(*command, "--checkpoint", tmp_path / "r.pt")
+    assert result.code == 2 and "TASK=FOLDER" in result.stderr
+
+
+def test_the_start_of_a_guide_depends_on_the_seed():
+    a, b = (compact_guide(seed).clip.token_embedding.weight for seed in (0, 1))
+    assert not torch.equal(a, b)
