@@ -3,8 +3,8 @@
     python benchmarks/perception.py measure ROOT -o results.json --curve NAME --objective rpo [--head FILE]
     python benchmarks/perception.py table results.json ... --anchor apart --test joint
 
-A curve is a codec objective and a head; ``apart`` is objective rdo with the head trained without the codec
-(``--head weights/restorer-apart.safetensors``), ``joint`` is objective rpo with the shipped head.
+A curve is a codec objective and a head; ``apart`` is objective rdo with a head trained without the codec
+(its weights file is ``--head``), ``joint`` is objective rpo with the head that was trained with it.
 """
 
 from __future__ import annotations

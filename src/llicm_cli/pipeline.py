@@ -29,7 +29,7 @@ from llicm_cli.models.exact import HYPER_LIMIT
 from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source
 from llicm_cli.models.weights import CodecModel, load_codec, load_guide, load_restorer
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
-from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, TASKS, parse_tasks
+from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, check_task, parse_tasks
 from llicm_cli.tiling import in_tiles
 
 CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
@@ -425,8 +425,7 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
         UsageError: an unknown task.
         InputError: a picture of another mode, or too large.
     """
-    if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+    check_task(task)
     _check_image(image)
     pixels = degradations.degrade(_to_tensor(image)[0], task, degradations.Dice(seed))
     if image.mode == "L":

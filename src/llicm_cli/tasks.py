@@ -31,6 +31,12 @@ TASKS = tuple(name for name in PROMPTS if name != CLEAN)
 CLASSES = tuple(PROMPTS)
 
 
+def check_task(name: str) -> None:
+    """Raise UsageError unless it is one of the ten tasks."""
+    if name not in TASKS:
+        raise UsageError(f"unknown task {name!r}; the tasks are {', '.join(TASKS)}")
+
+
 def parse_tasks(text: str) -> tuple[str, ...]:
     """Tasks to do one after the other, from a list separated by commas; ``none`` gives no task.
 

@@ -14,7 +14,7 @@ from llicm_cli.cli.files import (
     check_suffix,
     plan_outputs,
     process,
-)  # fmt: skip
+)
 from llicm_cli.image_io import picture_bytes
 from llicm_cli.tasks import NONE, parse_tasks
 

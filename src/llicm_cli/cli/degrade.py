@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from llicm_cli.cli.files import Inputs, Output, Overwrite, check_suffix, plan_outputs, process
-from llicm_cli.errors import UsageError
-from llicm_cli.image_io import picture_bytes, read_image
-from llicm_cli.tasks import TASKS
+from llicm_cli.cli.files import Inputs, Output, Overwrite, check_suffix, plan_outputs, process, read_picture
+from llicm_cli.image_io import picture_bytes
+from llicm_cli.tasks import TASKS, check_task
 
 
 def degrade(
@@ -29,17 +28,13 @@ def degrade(
 
     The task names what would undo the damage: --task dehaze adds haze. Derived names end in .TASK.png.
     """
-    if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+    check_task(task)
     suffix = f".{task}.png"
     outputs = plan_outputs(inputs, output, suffix)
     check_suffix(output, outputs)
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        image, losses = read_image(data)
-        for loss in losses:
-            warn(loss)
-        return picture_bytes(pipeline.degrade(image, task, seed), target.suffix or ".png")
+        return picture_bytes(pipeline.degrade(read_picture(data, warn), task, seed), target.suffix or ".png")
 
     process(inputs, outputs, convert, overwrite=overwrite)

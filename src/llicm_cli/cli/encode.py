@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, OBJECTIVES
-from llicm_cli.cli.files import Inputs, Output, Overwrite, plan_outputs, process
+from llicm_cli.cli.files import Inputs, Output, Overwrite, plan_outputs, process, read_picture
 from llicm_cli.errors import UsageError
 
 SUFFIX = ".llic"
@@ -51,12 +51,10 @@ def encode(
     if objective not in OBJECTIVES:
         raise UsageError(f"--objective must be one of {', '.join(OBJECTIVES)}")
     outputs = plan_outputs(inputs, output, SUFFIX)
-    from llicm_cli import image_io, pipeline
+    from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        image, losses = image_io.read_image(data)
-        for loss in losses:
-            warn(loss)
+        image = read_picture(data, warn)
         if bpp is not None:
             return pipeline.encode_to_size(
                 image, max(1, round(bpp * image.width * image.height / 8)), objective

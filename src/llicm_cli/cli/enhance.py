@@ -22,7 +22,8 @@ from llicm_cli.cli.files import (
     plan_outputs,
     process,
     read_input,
-)  # fmt: skip
+    read_picture,
+)
 from llicm_cli.cli.inspect import table
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import picture_bytes, read_image
@@ -79,9 +80,7 @@ def enhance(
             if explain:
                 _explain(target, pipeline.inspect(pipeline.decode(data)))
             return picture_bytes(pipeline.decode(data, task, strength), target.suffix or ".png")
-        image, losses = read_image(data)
-        for loss in losses:
-            warn(loss)
+        image = read_picture(data, warn)
         if explain:
             _explain(target, pipeline.inspect(image))
         return picture_bytes(pipeline.enhance(image, task, strength, hole), target.suffix or ".png")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image
 
 from llicm_cli.cli import console
 from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
-from llicm_cli.image_io import PICTURE_FORMATS, check_output, read_bytes, write_file
+from llicm_cli.image_io import PICTURE_FORMATS, check_output, read_bytes, read_image, write_file
 from llicm_cli.tasks import TASKS
 
 STANDARD = Path("-")
@@ -95,6 +96,34 @@ def read_input(path: Path) -> bytes:
         return sys.stdin.buffer.read()
     except (OSError, ValueError, AttributeError) as error:  # closed, or no standard input at all
         raise InputError("standard input cannot be read") from error
+
+
+def read_picture(data: bytes, warn: Callable[[str], None]) -> Image.Image:
+    """The picture in a file, after a warning for everything that is lost of it; raises InputError."""
+    image, losses = read_image(data)
+    for loss in losses:
+        warn(loss)
+    return image
+
+
+def report(inputs: Sequence[Path], show: Callable[[Path], None]) -> None:
+    """Show something of each input; an input that fails does not stop the others.
+
+    Raises:
+        typer.Exit: some input failed; the exit code is that of the first failure.
+        OutputError: standard output cannot be written.
+    """
+    failures: list[int] = []
+    for path in inputs:
+        try:
+            show(path)
+        except OutputError:
+            raise
+        except LlicmError as error:
+            failures.append(error.exit_code)
+            console.say(f"llicm: {path}: {error}")
+    if failures:
+        raise typer.Exit(failures[0])
 
 
 def process(

@@ -10,8 +10,7 @@ import typer
 
 from llicm_cli import bitstream
 from llicm_cli.cli import console
-from llicm_cli.cli.files import Inputs, read_input
-from llicm_cli.errors import LlicmError
+from llicm_cli.cli.files import Inputs, read_input, report
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -37,17 +36,12 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what streams contain, without decoding them."""
-    failures: list[int] = []
-    for path in inputs:
-        try:
-            facts = describe(path)
-        except LlicmError as error:
-            failures.append(error.exit_code)
-            console.say(f"llicm: {path}: {error}")
-            continue
+
+    def show(path: Path) -> None:
+        facts = describe(path)
         if as_json:
             console.show(json.dumps(facts))
         else:
             console.show("\n".join(f"{name:10} {value}" for name, value in facts.items()))
-    if failures:
-        raise typer.Exit(failures[0])
+
+    report(inputs, show)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llicm_cli.bitstream import MAGIC
 from llicm_cli.cli import console
-from llicm_cli.cli.files import Inputs, read_input
-from llicm_cli.errors import LlicmError
+from llicm_cli.cli.files import Inputs, read_input, report
 from llicm_cli.image_io import read_image
 
 BAR = 40  # characters of a bar that stands for certainty
-BLOCK = "#"
 
 
 def table(shares: dict[str, float]) -> str:
     """Probabilities as lines of name, percentage and bar, the likeliest first."""
     order = sorted(shares.items(), key=lambda item: -item[1])
-    return "\n".join(f"{name:11}{100 * p:6.1f} %  {BLOCK * round(BAR * p)}".rstrip() for name, p in order)
+    return "\n".join(f"{name:11}{100 * p:6.1f} %  {'#' * round(BAR * p)}".rstrip() for name, p in order)
 
 
 def inspect(
@@ -33,19 +32,13 @@ def inspect(
     """
     from llicm_cli import pipeline
 
-    failures: list[int] = []
-    for path in inputs:
-        try:
-            data = read_input(path)
-            image = pipeline.decode(data) if data.startswith(MAGIC) else read_image(data)[0]
-            shares = pipeline.inspect(image)
-        except LlicmError as error:
-            failures.append(error.exit_code)
-            console.say(f"llicm: {path}: {error}")
-            continue
+    def show(path: Path) -> None:
+        data = read_input(path)
+        image = pipeline.decode(data) if data.startswith(MAGIC) else read_image(data)[0]
+        shares = pipeline.inspect(image)
         if as_json:
             console.show(json.dumps({"file": str(path), **{k: round(p, 4) for k, p in shares.items()}}))
         else:
             console.show(f"{path}\n{table(shares)}")
-    if failures:
-        raise typer.Exit(failures[0])
+
+    report(inputs, show)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -153,12 +153,22 @@ def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tens
     return config, parts, digest
 
 
-def _fill(path: Path, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+def _load_network(
+    path: Path, part: str, build: Callable[[dict[str, Any]], nn.Module]
+) -> tuple[nn.Module, bytes]:
+    """A network that ``save_network`` wrote, built from its configuration, and the file's SHA-256 digest.
+
+    Raises:
+        ModelError: missing, damaged, or of another kind.
+    """
+    config, parts, digest = _read_verified(path)
     try:
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    except RuntimeError as error:
+        network = build(config)
+        state = {k: v.float() if v.is_floating_point() else v for k, v in parts[part].items()}
+        network.load_state_dict(state)
+    except (TypeError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path} does not fit this program's networks") from error
-    network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False), digest
 
 
 @cache
@@ -167,12 +177,8 @@ def load_guide(path: Path | None = None) -> Guide:
     from llicm_cli.models.guide import Guide, GuideConfig  # open_clip takes seconds to import
 
     path = path or folder() / "guide.safetensors"
-    config, parts, digest = _read_verified(path)
-    try:
-        guide = Guide(GuideConfig(**config))
-    except (TypeError, KeyError) as error:
-        raise ModelError(f"{path} does not fit this program's networks") from error
-    _fill(path, guide, parts["guide."])
+    guide, digest = _load_network(path, "guide.", lambda config: Guide(GuideConfig(**config)))
+    assert isinstance(guide, Guide)
     guide.id = digest[:MODEL_ID_BYTES].hex()
     return guide
 
@@ -181,13 +187,9 @@ def load_guide(path: Path | None = None) -> Guide:
 def load_restorer(path: Path | None = None) -> Restorer:
     """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
     path = path or folder() / "restorer.safetensors"
-    config, parts, _ = _read_verified(path)
-    try:
-        restorer = Restorer(RestorerConfig(**config))
-    except TypeError as error:
-        raise ModelError(f"{path} does not fit this program's networks") from error
-    _fill(path, restorer, parts["restorer."])
-    return restorer.to(memory_format=torch.channels_last)
+    head, _ = _load_network(path, "restorer.", lambda config: Restorer(RestorerConfig(**config)))
+    assert isinstance(head, Restorer)
+    return head.to(memory_format=torch.channels_last)
 
 
 @cache

@@ -73,7 +73,8 @@ class DegradedCrops:
         self.crops, self.dice, self.pairs = crops, dice, pairs or {}
 
     def draw_anew(self, seed: int) -> None:
-        """Go on with other draws, so that a resumed run does not repeat itself."""
+        """Go on with other draws, here and in torch, so that a resumed run does not repeat itself."""
+        torch.manual_seed(seed)
         self.crops.rng = np.random.default_rng(seed)
         self.dice.numbers = np.random.default_rng(seed)
         self.dice.fields.manual_seed(seed)

@@ -165,7 +165,6 @@ def train_guide(
             second.unlink(missing_ok=True)  # of an earlier run
         resume = options.resume and (file.exists() or file == options.checkpoint)
         run = Run(guide, replace(options, budget=budget, checkpoint=file, resume=resume), loss, evaluate)
-        torch.manual_seed(options.seed + run.step)
         degraded.draw_anew(options.seed + run.step)
         return run
 

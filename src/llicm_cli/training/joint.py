@@ -31,7 +31,7 @@ from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs
 from llicm_cli.training.loop import Options, Run
-from llicm_cli.training.restorer import GRID, Prompter, restoration_loss
+from llicm_cli.training.restorer import GRID, Prompter, decibels, restoration_loss
 
 CROP = 128
 ESTIMATION_SHARE = 0.35  # of the budget, where only the rpo analysis learns
@@ -74,10 +74,6 @@ def with_estimator(coder: TrainedCodec) -> TrainedCodec:
 
 def _mse(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().mean((1, 2, 3))
-
-
-def _decibels(mse: Tensor) -> float:
-    return float(-10 * torch.log10(mse.detach().clamp(min=1e-10)).mean())
 
 
 def train_joint(
@@ -149,11 +145,11 @@ def train_joint(
         total = ((weights.beta * bpp + price * error) / price.sqrt()).mean() + HEAD_WEIGHT * own[rpo:].mean()
         figures = {
             "rpo bpp": float(bpp[:rpo].detach().mean()),
-            "rpo psnr": _decibels(perception[:rpo]),
+            "rpo psnr": float(decibels(perception[:rpo]).mean()),
             "rdo bpp": float(bpp[rpo:].detach().mean()),
-            "rdo psnr": _decibels(fidelity[rpo:]),
-            "rdo restored": _decibels(perception[rpo:coded]),
-            "uncoded restored": _decibels(perception[coded:]),
+            "rdo psnr": float(decibels(fidelity[rpo:]).mean()),
+            "rdo restored": float(decibels(perception[rpo:coded]).mean()),
+            "uncoded restored": float(decibels(perception[coded:]).mean()),
         }  # fmt: skip
         return total, figures
 
@@ -177,13 +173,12 @@ def train_joint(
                     restored = model.restorer(x_hat, told, content, source(True, bool(restoring), t))
                 mse = _mse(restored.float().clamp(0, 1), wanted)[wrong]
                 figures[f"{name} bpp at {lmbda:g}"] = float(bpp[wrong].mean())
-                figures[f"{name} psnr at {lmbda:g}"] = _decibels(mse)
+                figures[f"{name} psnr at {lmbda:g}"] = float(decibels(mse).mean())
         return figures
 
     joint = joint.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     joint.requires_grad_(True)
     run = Run(joint, options, loss, evaluate)
-    torch.manual_seed(options.seed + run.step)
     degraded.draw_anew(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, Joint)

@@ -30,9 +30,7 @@ CROPS = ((0.0, 64), (0.6, 128), (0.9, 192))  # pixels a side, from which share o
 LARGEST = CROPS[-1][1]
 CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 CODED_SHARE = 1 / 3
-SEEN_SHARE = (
-    0.3  # of the pictures that the guide looks at, half of which it also describes in place of a text
-)
+SEEN_SHARE = 0.3  # of the pictures that the guide looks at; half of those it describes in place of a text
 GRID = 1  # cut-outs of a crop that the guide sees, beside the whole
 VALIDATION_EACH, VALIDATION_CROP = 4, 192
 
@@ -77,9 +75,14 @@ def restoration_loss(restored: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     return error.abs().mean((1, 2, 3)), error.square().mean((1, 2, 3))
 
 
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors, at most 100."""
+    return -10 * torch.log10(mse.detach().clamp(min=1e-10))
+
+
 def psnr_by_class(mse: Tensor, labels: Tensor) -> dict[str, float]:
     """Mean PSNR in dB of every class that occurs."""
-    psnr = -10 * torch.log10(mse.clamp(min=1e-10))
+    psnr = decibels(mse)
     return {
         name: float(psnr[labels == i].mean()) for i, name in enumerate(CLASSES) if bool((labels == i).any())
     }
@@ -99,7 +102,7 @@ def train_restorer(
     Args:
         restorer: the head to train, new or to go on from.
         guide: frozen.
-        codec: frozen; half of the pictures go through it.
+        codec: frozen; a third of the pictures go through it.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
@@ -131,7 +134,7 @@ def train_restorer(
         with torch.autocast(device.type, torch.bfloat16):
             restored = model(x, prompt, content, origin)
         each, mse = restoration_loss(restored, clean)
-        psnr = -10 * torch.log10(mse.detach().clamp(min=1e-10))
+        psnr = decibels(mse)
         return each.mean(), {"coded": float(psnr[:coded].mean()), "uncoded": float(psnr[coded:].mean())}
 
     def evaluate(model: nn.Module) -> dict[str, float]:
@@ -150,7 +153,6 @@ def train_restorer(
     restorer = restorer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     restorer.requires_grad_(True)
     run = Run(restorer, options, loss, evaluate)
-    torch.manual_seed(options.seed + run.step)
     degraded.draw_anew(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, Restorer)
