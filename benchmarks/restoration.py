@@ -4,7 +4,7 @@
     python benchmarks/restoration.py guide ROOT -o guide.json
     python benchmarks/restoration.py table results.json guide.json
 
-ROOT holds the test sets as folders, see ``sets.py``.
+ROOT holds the test sets as folders, see ``SETS``; synthetic ones are made of clean pictures, seeds from 0.
 """
 
 from __future__ import annotations
@@ -14,29 +14,43 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import sets
 import torch
 import typer
 from PIL import Image
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from llicm_cli import pipeline
+from llicm_cli.bench.metrics import psnr, ssim
+from llicm_cli.bench.sets import PictureSet, find_pictures, open_picture
 from llicm_cli.models.restorer import source
 from llicm_cli.models.weights import load_guide, load_restorer
-from llicm_cli.tasks import CLASSES, TASKS
+from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 
 app = typer.Typer(pretty_exceptions_enable=False)
 NOWHERE = source(False, False, torch.zeros(1))
 
 
-def _ssim(a: Image.Image, b: Image.Image) -> float:
-    return float(
-        structural_similarity(
-            np.asarray(a), np.asarray(b), channel_axis=2, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )  # fmt: skip
+# Name: (folder, task, sigma of Gaussian noise); folders without pairs hold clean pictures.
+SETS: dict[str, tuple[str, str, float | None]] = {
+    "cbsd68, sigma 25": ("cbsd68", "denoise", 25.0),
+    "rain100l": ("rain100l", "derain", None),
+    "rain100h": ("rain100h", "derain", None),
+    "sots_indoor": ("sots_indoor", "dehaze", None),
+    "lowlight_sice": ("lowlight_sice", "lowlight", None),
+    "gopro_avg18": ("gopro_avg18", "deblur", None),
+    "cc15_realnoise": ("cc15_realnoise", "denoise", None),
+    "cbsd68, JPEG": ("cbsd68", "dejpeg", None),
+    "cbsd68, raindrops": ("cbsd68", "deraindrop", None),
+    "cbsd68, shadow": ("cbsd68", "deshadow", None),
+    "cbsd68, snow": ("cbsd68", "desnow", None),
+    "cbsd68, holes": ("cbsd68", "inpaint", None),
+    "kodak, clean": ("kodak", CLEAN, None),
+}
+
+
+def _pictures(root: Path, name: str) -> PictureSet:
+    folder, task, sigma = SETS[name]
+    return PictureSet(root / folder, task, sigma)
 
 
 @app.command()
@@ -47,14 +61,15 @@ def measure(
 ) -> None:
     """Restore every picture of every set with its task and with auto; adds to the results file."""
     results = json.loads(output.read_text()) if output.exists() else {}
-    for name in only or [*sets.RESTORATION_SETS, "kodak:clean"]:
-        task = sets.task_of(name)
+    for name in only or SETS:
+        pictures = _pictures(root, name)
+        task = pictures.task
         rows = []
-        for wrong, right in sets.pairs(root, name):
-            named = wrong if task == "clean" else pipeline.enhance(wrong, task)
+        for wrong, right in map(pictures.pair, pictures.paths):
+            named = wrong if task == CLEAN else pipeline.enhance(wrong, task)
             auto = pipeline.enhance(wrong, "auto")
             shown = (wrong, named, auto)
-            rows.append([sets.psnr(p, right) for p in shown] + [_ssim(p, right) for p in shown])
+            rows.append([psnr(p, right) for p in shown] + [ssim(p, right) for p in shown])
         means = [round(float(v), 4) for v in np.mean(rows, axis=0)]
         results[name] = {
             "task": task, "pictures": len(rows),
@@ -90,10 +105,13 @@ def guide(
     with torch.inference_mode():
         prompts = eyes.prompts()
     results: dict[str, dict[str, float]] = {"psnr": {}, "accuracy": {}}
-    for name in sets.RESTORATION_SETS:
-        right_one = CLASSES.index(sets.task_of(name))
+    for name in SETS:
+        pictures = _pictures(root, name)
+        if pictures.task == CLEAN:
+            continue
+        right_one = CLASSES.index(pictures.task)
         rows = []
-        for i, (wrong, right) in enumerate(sets.pairs(root, name)):
+        for i, (wrong, right) in enumerate(map(pictures.pair, pictures.paths)):
             if i % every:
                 continue
             x = torch.from_numpy(np.array(wrong)).permute(2, 0, 1).float() / 255
@@ -104,19 +122,19 @@ def guide(
                 "right task": prompts[[right_one]], "own embedding": eyes.belief(seen.degradation, prompts),
                 "wrong task": prompts[[other]], "zero embedding": torch.zeros_like(prompts[:1]),
             }  # fmt: skip
-            rows.append([sets.psnr(_restored(x, p, seen.content), right) for p in prompt.values()])
+            rows.append([psnr(_restored(x, p, seen.content), right) for p in prompt.values()])
             mixed = _restored(x, prompts[[right_one]], torch.zeros_like(seen.content))
-            rows[-1].append(sets.psnr(mixed, right))
+            rows[-1].append(psnr(mixed, right))
         keys = (*prompt, "right task, zero content")
         means = [round(float(v), 3) for v in np.mean(rows, axis=0)]
         results["psnr"][name] = dict(zip(keys, means, strict=True))
         typer.echo(f"{name}: {results['psnr'][name]}", err=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
     hits = {"pictures": [], "decoded": []}
-    for i, path in enumerate(sets.pictures(photos or root / "kodak")[::every]):
-        clean = Image.open(path).convert("RGB")
+    for i, path in enumerate(find_pictures(photos or root / "kodak")[::every]):
+        clean = open_picture(path)
         for label, name in enumerate(CLASSES):
-            picture = clean if name == "clean" else pipeline.degrade(clean, name, seed=1000 + i)
+            picture = clean if name == CLEAN else pipeline.degrade(clean, name, seed=1000 + i)
             decoded = pipeline.decode(pipeline.encode(picture, low))
             for kind, shown in (("pictures", picture), ("decoded", decoded)):
                 shares = pipeline.inspect(shown)

@@ -285,7 +285,12 @@ def _hole(mask: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def _restore(
-    x: Tensor, tasks: tuple[str, ...], strength: float, origin: Tensor, hole: Tensor | None = None
+    x: Tensor,
+    tasks: tuple[str, ...],
+    strength: float,
+    origin: Tensor,
+    head: Restorer | None,
+    hole: Tensor | None = None,
 ) -> Tensor:
     """Undo one degradation after the other; raises ModelError.
 
@@ -295,9 +300,10 @@ def _restore(
         strength: 0 leaves the picture alone, 1 takes all of what the head proposes.
         origin: (1, 3), of ``restorer.source``. A picture that was made to be restored (objective rpo) looks
             clean before the head has done its part: there, auto does not let the guide hold it back.
+        head: None for the installed one.
         hole: for inpaint: bool (H, W), what to replace; nothing else is then changed.
     """
-    guide, head = load_guide(), load_restorer()
+    guide, head = load_guide(), head or load_restorer()
     if guide.id != head.config.guide:
         raise ModelError(
             f"the head was trained with guide {head.config.guide}, the installed one is {guide.id}: "
@@ -330,13 +336,16 @@ def _run_head(head: Restorer, prompt: Tensor, content: Tensor, origin: Tensor, x
 
 
 @torch.inference_mode()
-def decode(data: bytes, task: str | None = None, strength: float = 1.0) -> Image.Image:
+def decode(
+    data: bytes, task: str | None = None, strength: float = 1.0, head: Restorer | None = None
+) -> Image.Image:
     """Decode a stream, and restore the picture if asked to.
 
     Args:
         data: what ``encode`` returned.
         task: None or ``none`` to see the picture as it was coded, or as for ``enhance``.
         strength: as for ``enhance``.
+        head: as for ``enhance``.
 
     Returns:
         A picture of mode L or RGB, of the size that was coded.
@@ -358,13 +367,17 @@ def decode(data: bytes, task: str | None = None, strength: float = 1.0) -> Image
     pixels = _decode_pixels(model, stream)
     if tasks:
         origin = source(True, stream.objective == "rpo", _position(stream.rate))
-        pixels = _restore(pixels, tasks, strength, origin)
+        pixels = _restore(pixels, tasks, strength, origin, head)
     return _to_image(pixels, stream.colour == "grey")
 
 
 @torch.inference_mode()
 def enhance(
-    image: Image.Image, task: str = AUTO, strength: float = 1.0, mask: Image.Image | None = None
+    image: Image.Image,
+    task: str = AUTO,
+    strength: float = 1.0,
+    mask: Image.Image | None = None,
+    head: Restorer | None = None,
 ) -> Image.Image:
     """Restore a picture that was not coded by this codec.
 
@@ -375,6 +388,7 @@ def enhance(
         strength: 0 (no change) .. 1.
         mask: for ``inpaint``: a picture of the same size, white where something is missing. Without it the
             missing parts are what the picture shows in one flat colour, black or white.
+        head: another restoration head than the installed one, of ``models.weights.load_restorer``.
 
     Returns:
         A picture of the same mode and size.
@@ -387,7 +401,7 @@ def enhance(
     _check_image(image)
     hole = None if mask is None else _hole(mask, image.size)
     origin = source(False, False, torch.zeros(1))
-    pixels = _restore(_to_tensor(image)[0], tasks, strength, origin, hole)
+    pixels = _restore(_to_tensor(image)[0], tasks, strength, origin, head, hole)
     return _to_image(pixels, image.mode == "L")
 
 

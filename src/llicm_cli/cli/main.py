@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llicm_cli.cli import console, train
+from llicm_cli.cli import bench, console, train
 from llicm_cli.cli.decode import decode
 from llicm_cli.cli.degrade import degrade
 from llicm_cli.cli.encode import encode
@@ -33,6 +33,7 @@ app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(degrade)
 app.add_typer(train.app, name="train")
+app.add_typer(bench.app, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""The benchmark: codecs, metrics, picture sets, curves and their report (``llicm bench``)."""

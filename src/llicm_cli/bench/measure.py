@@ -1,0 +1,260 @@
+"""Measure codecs on a picture set; one results file a set, written after every picture.
+
+A results file is JSON:
+
+    llicm_bench   1, the version of this layout
+    kind          "rd", clean pictures coded; "rp", degraded ones coded and restored
+    set, task     names; the task of "rd" is "clean"
+    inputs        how the inputs came about, in words
+    pictures      names in order
+    metrics       {name: {title, better, range}}
+    reference     "rp" only, {"input" or "restored": {picture: {metric: value}}}: nothing coded
+    codecs        {name: {codec, version, head, settings, pictures: {picture: {bpp: [...], metric: [...]}}}}
+
+with values in the order of the settings. Measuring again with the same file does what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llicm_cli import pipeline
+from llicm_cli.bench.codecs import JOINT, choose, known
+from llicm_cli.bench.metrics import Measure, describe, meters
+from llicm_cli.bench.sets import PictureSet
+from llicm_cli.errors import InputError, UsageError
+from llicm_cli.image_io import check_output, read_bytes, write_file
+from llicm_cli.models.weights import folder, load_guide, load_restorer
+from llicm_cli.tasks import CLEAN
+
+LAYOUT = 1
+REFERENCE = "reference"  # stands for a codec in the work to do
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        pictures: the set; with task ``clean`` this is rate-distortion, else rate-perception.
+        head: weights of the restoration head after every codec but ``llicm-joint``; None for the installed.
+        metric_files: see ``metrics.meters``.
+        extra: see ``metrics.meters``.
+    """
+
+    pictures: PictureSet
+    head: Path | None = None
+    metric_files: Path | None = None
+    extra: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """ "rd" or "rp"."""
+        return "rd" if self.pictures.task == CLEAN else "rp"
+
+
+def load_results(path: Path) -> dict[str, Any]:
+    """A results file; raises InputError."""
+    try:
+        results = json.loads(read_bytes(path))
+        if results["llicm_bench"] != LAYOUT:
+            raise InputError(f"{path}: results of another version of this program")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no results of llicm bench") from error
+    return results
+
+
+def store_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results file, whole or not at all: one line a picture; raises OutputError."""
+    write_file(path, (_text(results) + "\n").encode(), overwrite=True)
+
+
+def _text(value: Any, depth: int = 1) -> str:
+    """JSON with a line for every innermost object."""
+    if isinstance(value, dict) and any(isinstance(v, dict) for v in value.values()):
+        lines = (f"{' ' * depth}{json.dumps(k)}: {_text(v, depth + 1)}" for k, v in value.items())
+        return "{\n" + ",\n".join(lines) + "\n" + " " * (depth - 1) + "}"
+    return json.dumps(value)
+
+
+class _Work:
+    """What a worker process knows: the plan, and what measuring needs, loaded once."""
+
+    def __init__(self, plan: Plan, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.plan, self.codecs = plan, known()
+        self.meters: dict[str, Measure] = meters(plan.metric_files, plan.extra)
+        self.head = None if plan.kind == "rd" else load_restorer(plan.head)
+
+    def scores(self, picture: Any, truth: Any) -> dict[str, float | None]:
+        """All metrics of a picture."""
+        values = {name: measure(picture, truth) for name, measure in self.meters.items()}
+        return {name: None if v is None else round(v, 5) for name, v in values.items()}
+
+    def reference(self, path: Path) -> dict[str, dict[str, float | None]]:
+        """Of the input as it is, and restored without coding."""
+        picture, truth = self.plan.pictures.pair(path)
+        restored = pipeline.enhance(picture, self.plan.pictures.task, head=self.head)
+        return {"input": self.scores(picture, truth), "restored": self.scores(restored, truth)}
+
+    def curve(self, name: str, path: Path) -> dict[str, list[float | None]]:
+        """bpp and all metrics of a picture at every setting of a codec."""
+        picture, truth = self.plan.pictures.pair(path)
+        codec = self.codecs[name]
+        found: dict[str, list[float | None]] = {}
+        for setting in codec.settings:
+            data = codec.encode(picture, setting)
+            shown = decoded(name, data, self.plan.pictures.task, self.head)
+            bpp = round(8 * len(data) / (picture.width * picture.height), 5)
+            for key, value in {"bpp": bpp, **self.scores(shown, truth)}.items():
+                found.setdefault(key, []).append(value)
+        return found
+
+
+def decoded(name: str, data: bytes, task: str, head: Any) -> Any:
+    """A file decoded, and restored unless the task is ``clean``; the head of ``llicm-joint`` is its own."""
+    if task == CLEAN:
+        return known()[name].decode(data)
+    if name.startswith("llicm"):
+        return pipeline.decode(data, task, head=None if name == JOINT else head)
+    return pipeline.enhance(known()[name].decode(data), task, head=head)
+
+
+_work: _Work | None = None
+
+
+def _start(plan: Plan, threads: int) -> None:
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives out work
+    _work = _Work(plan, threads)
+
+
+def _do(name: str, path: Path) -> Any:
+    assert _work is not None
+    return _work.reference(path) if name == REFERENCE else _work.curve(name, path)
+
+
+def _head_id(path: Path | None) -> str:
+    path = path or folder() / "restorer.safetensors"
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:8]
+
+
+def _begin(
+    plan: Plan, output: Path, names: list[str] | None, label: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The results so far, made ready for these codecs; and {name in the results: codec}.
+
+    Raises:
+        UsageError: the file is of another set, task or choice of pictures, or a codec is not there.
+    """
+    chosen = choose(names)
+    if plan.kind == "rd" and names is None:
+        chosen.pop(JOINT, None)  # it does not give back what was put in
+    if JOINT in chosen and plan.kind == "rd":
+        raise UsageError(f"{JOINT} makes no faithful copies: it is for llicm bench rp")
+    if label and len(chosen) != 1:
+        raise UsageError("--as goes with one --codec")
+    labels = {label or name: name for name in chosen}
+    described = {name: asdict(describe(name)) for name in meters(plan.metric_files, plan.extra)}
+    results: dict[str, Any] = {
+        "llicm_bench": LAYOUT,
+        "kind": plan.kind,
+        "set": plan.pictures.folder.resolve().name,
+        "task": plan.pictures.task,
+        "inputs": plan.pictures.source,
+        "pictures": [path.name for path in plan.pictures.paths],
+        "metrics": described,
+        "reference": {"input": {}, "restored": {}},
+        "codecs": {},
+    }
+    if output.exists():
+        before = load_results(output)
+        for key in ("kind", "set", "task", "inputs", "pictures", "metrics"):
+            if before[key] != results[key]:
+                raise UsageError(f"{output} holds results of another {key}; name another file")
+        results = before
+    for shown, name in labels.items():
+        entry = {
+            "codec": name,
+            "version": chosen[name].version(),
+            "head": None if plan.kind == "rd" else _head_id(None if name == JOINT else plan.head),
+            "settings": list(chosen[name].settings),
+        }
+        old = results["codecs"].get(shown, {})
+        if any(old.get(key) != value for key, value in entry.items()):
+            results["codecs"][shown] = entry | {"pictures": {}}
+    return results, labels
+
+
+def measure(
+    plan: Plan,
+    output: Path,
+    names: list[str] | None,
+    label: str | None,
+    jobs: int,
+    tick: Callable[[float, str], None],
+) -> dict[str, Any]:
+    """Measure what is missing in a results file, and write it after every picture.
+
+    Args:
+        plan: what to measure.
+        output: the results file; made if need be.
+        names: of codecs, None for all that are installed.
+        label: name of a single codec in the results, if not its own.
+        jobs: processes at work.
+        tick: told the done share and what was done last.
+
+    Returns:
+        The results.
+
+    Raises:
+        UsageError: a file of another set, an unknown codec or metric.
+        InputError, ModelError, OutputError: as reading pictures, weights, and writing do.
+    """
+    check_output(output, overwrite=True)
+    results, labels = _begin(plan, output, names, label)
+    if plan.kind == "rp":
+        load_guide()  # weights that do not fit are told before work starts
+        load_restorer(plan.head)
+    done = {shown: results["codecs"][shown]["pictures"] for shown in labels}
+    if plan.kind == "rp":
+        done = {REFERENCE: results["reference"]["restored"]} | done
+    todo = [(shown, p) for shown, rows in done.items() for p in plan.pictures.paths if p.name not in rows]
+    if not todo:
+        return results
+    jobs = min(jobs, len(todo))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_start, initargs=(plan, threads)
+    )
+    with pool:
+        try:
+            waiting: dict[Future[Any], tuple[str, Path]] = {
+                pool.submit(_do, labels.get(shown, shown), p): (shown, p) for shown, p in todo
+            }
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    shown, path = waiting.pop(future)
+                    found = future.result()
+                    if shown == REFERENCE:
+                        for kind, values in found.items():
+                            results["reference"][kind][path.name] = values
+                    else:
+                        done[shown][path.name] = found
+                    tick(1 - len(waiting) / len(todo), f"{shown} {path.name}")
+                store_results(output, results)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results

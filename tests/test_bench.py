@@ -1,0 +1,281 @@
+"""The benchmark: its numbers mean what they say, its files can be gone on with, its report stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import Result, photograph
+from PIL import Image, ImageFilter
+
+from llicm_cli.bench import codecs, metrics
+from llicm_cli.bench.curves import Points, bd_rate, bootstrapped, quality
+from llicm_cli.bench.niqe import niqe, statistics
+from llicm_cli.errors import InputError, UsageError
+
+Llicm = Callable[..., Result]
+
+# PSNR-RGB over bits a pixel on Kodak, as published with CompressAI (results/image/kodak).
+HYPERPRIOR = (
+    [0.1313, 0.2089, 0.3199, 0.4784, 0.6687, 0.9388, 1.2592, 1.6602],
+    [27.581, 29.197, 30.972, 32.838, 34.526, 36.743, 38.584, 40.557],
+)
+VTM = (
+    [0.0482, 0.1125, 0.2458, 0.4905, 0.8748, 1.4308, 2.3246, 3.6326],
+    [26.145, 28.493, 31.2, 34.261, 37.42, 40.424, 43.506, 46.592],
+)
+
+
+def curve(rates: list[float], qualities: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(rates), np.array(qualities)
+
+
+BASE = curve([0.1, 0.2, 0.4, 0.8, 1.2], [27.0, 29.1, 31.6, 34.3, 36.0])
+
+
+def test_a_codec_against_itself_saves_nothing():
+    assert bd_rate(BASE, BASE).value == pytest.approx(0, abs=1e-9)
+
+
+def test_ten_percent_more_bits_are_ten_percent():
+    assert bd_rate(BASE, (BASE[0] * 1.1, BASE[1])).value == pytest.approx(10, abs=0.01)
+    assert str(bd_rate(BASE, (BASE[0] * 1.1, BASE[1]))) == "+10.0"
+
+
+def test_published_curves_differ_by_what_is_published():
+    assert bd_rate(curve(*VTM), curve(*HYPERPRIOR)).value == pytest.approx(30.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"),
+    [
+        (curve([0.1, 0.2, 0.4], [27, 29, 31]), "its curve has fewer than 4 points"),
+        (curve([0.1, 0.2, 0.4, 0.8], [27, 29, 31, 30.9]), "its curve is not monotone"),
+        (curve([0.1, 0.2, 0.4, 0.8], [27, 29, np.nan, 33]), "not measured"),
+        (curve([1, 2, 3, 4], [35, 37, 39, 41]), "too little overlap"),
+    ],
+)
+def test_a_number_that_would_mean_nothing_is_not_given(test: tuple[np.ndarray, np.ndarray], reason: str):
+    rate = bd_rate(BASE, test)
+    assert rate.value is None and str(rate) == f"n/a ({reason})"
+
+
+def test_points_may_come_in_any_order():
+    order = [3, 0, 4, 1, 2]
+    assert bd_rate(BASE, (BASE[0][order] * 1.1, BASE[1][order])).value == pytest.approx(10, abs=0.01)
+
+
+def test_the_interval_covers_pictures_that_differ():
+    rng = np.random.default_rng(0)
+    shifts = np.linspace(0.8, 1.0, 12)[:, None]
+    values = np.broadcast_to(BASE[1], (12, 5)) + rng.normal(0, 1, (12, 1))
+    anchor = Points(np.broadcast_to(BASE[0], (12, 5)), values, "psnr", "higher")
+    test = Points(BASE[0] * shifts, values, "psnr", "higher")
+    rate = bootstrapped(anchor, test)
+    assert rate.low is not None and rate.high is not None and rate.value is not None
+    assert rate.value == pytest.approx(-10, abs=0.5)
+    assert -20 < rate.low < rate.value - 1 and rate.value + 1 < rate.high < 0
+    same = bootstrapped(anchor, Points(0.9 * anchor.bpp, values, "psnr", "higher"))
+    assert same.low == pytest.approx(-10, abs=0.01) and same.high == pytest.approx(-10, abs=0.01)
+
+
+def test_lower_is_better_turns_the_axis_and_ms_ssim_goes_to_decibels():
+    assert list(quality(np.array([0.3, 0.2]), "lpips", "lower")) == [-0.3, -0.2]
+    assert quality(np.array([0.99]), "ms_ssim", "higher")[0] == pytest.approx(20)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    return photograph("astronaut").crop((100, 40, 355, 233))  # odd sides
+
+
+@pytest.mark.parametrize("name", [n for n, c in codecs.CODECS.items() if c.version() is not None])
+def test_every_codec_makes_larger_and_better_files_at_later_settings(name: str, picture: Image.Image):
+    codec = codecs.CODECS[name]
+    assert len(codec.settings) >= 6
+    low, high = codec.settings[1], codec.settings[-2]
+    files = [codec.encode(picture, setting) for setting in (low, high)]
+    assert len(files[0]) < len(files[1])
+    shown = [codec.decode(data) for data in files]
+    assert all(s.size == picture.size and s.mode == "RGB" for s in shown)
+    worse, better = (metrics.psnr(s, picture) for s in shown)
+    assert 20 < worse < better - 3
+
+
+def test_the_anchors_that_pillow_and_its_plugins_give_are_there():
+    assert {"llicm", "jpeg", "jpeg2000", "webp", "avif", "jxl", "heic"} <= set(codecs.choose(None))
+
+
+def test_a_model_of_the_zoo_counts_only_with_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Image.Image
+):
+    from compressai.zoo import bmshj2018_factorized
+    from compressai.zoo.image import model_urls
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    assert "zoo-bmshj2018-factorized" not in codecs.known()
+    torch.manual_seed(0)
+    model = bmshj2018_factorized(quality=1)
+    model.update()
+    file = tmp_path / "checkpoints" / model_urls["bmshj2018-factorized"]["mse"][1].rpartition("/")[2]
+    file.parent.mkdir()
+    torch.save(model.state_dict(), file)
+    codec = codecs.choose(["zoo-bmshj2018-factorized"])["zoo-bmshj2018-factorized"]
+    assert codec.settings == (1.0,)
+    assert codec.decode(codec.encode(picture, 1)).size == picture.size
+
+
+def test_vvc_is_used_where_its_programs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Image.Image
+):
+    for name, source, target in (("vvencapp", "-i", "-o"), ("vvdecapp", "-b", "-o")):
+        program = tmp_path / name  # copies instead of coding
+        program.write_text(
+            f'#!/bin/sh\nwhile [ $# -gt 0 ]; do case "$1" in {source}) a=$2;; {target}) b=$2;; esac; shift; '
+            'done\ncp "$a" "$b"\n'
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    codec = codecs.choose(["vvc"])["vvc"]
+    back = codec.decode(codec.encode(picture, 30))
+    assert back.size == picture.size and metrics.psnr(back, picture) > 30
+
+
+def test_equal_pictures_are_perfect_and_noise_is_not(picture: Image.Image, tmp_path: Path):
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    weights = {f"features.{k}": v for k, v in squeezenet1_1(weights=None).features.state_dict().items()}
+    safetensors.torch.save_file(weights, tmp_path / metrics.SQUEEZENET_FILE)
+    noise = np.random.default_rng(0).normal(0, 20, (*picture.size[::-1], 3))
+    noisy = Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+    measured = metrics.meters(tmp_path)
+    assert set(measured) >= {"psnr", "ssim", "ms_ssim", "squeezenet"}
+    perfect = {"psnr": 100.0, "ssim": 1.0, "ms_ssim": 1.0, "squeezenet": 0.0}
+    for name, best in perfect.items():
+        assert measured[name](picture, picture) == pytest.approx(best, abs=1e-6)
+        value = measured[name](noisy, picture)
+        assert value is not None
+        sign = 1 if metrics.METRICS[name].better == "higher" else -1
+        assert sign * (best - value) > 0.01
+
+
+def test_niqe_likes_photographs_better_than_noise_and_blur():
+    rows = np.arange(7) - 3
+    bell = np.exp(-(rows**2) / (2 * (7 / 6) ** 2))
+    window = np.outer(bell, bell) / bell.sum() ** 2
+    found = np.concatenate([statistics(photograph(n), window) for n in ("coffee", "chelsea")])
+    pristine = (found.mean(0), np.cov(found.T), window)
+    photo = photograph("astronaut")
+    noise = np.random.default_rng(0).normal(0, 30, (*photo.size[::-1], 3))
+    noisy = Image.fromarray((np.asarray(photo) + noise).clip(0, 255).astype(np.uint8))
+    scores = [niqe(p, pristine) for p in (photo, noisy, photo.filter(ImageFilter.GaussianBlur(2)))]
+    assert all(s is not None for s in scores)
+    assert scores[0] < 0.8 * min(scores[1:])  # type: ignore[type-var,operator]
+    assert niqe(photo.crop((0, 0, 90, 90)), pristine) is None
+
+
+def test_metric_files_must_be_what_they_seem(tmp_path: Path):
+    with pytest.raises(InputError, match="holds neither"):
+        metrics.meters(tmp_path)
+    (tmp_path / metrics.NIQE_FILE).write_bytes(b"no")
+    with pytest.raises(InputError, match="not a file of NIQE"):
+        metrics.meters(tmp_path)
+    with pytest.raises(UsageError, match="pyiqa"):
+        metrics.meters(None, ("vmaf",))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench") / "photos"
+    folder.mkdir()
+    for name in ("astronaut", "coffee"):
+        photograph(name).crop((130, 60, 306, 228)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_rate_perception_is_measured_gone_on_with_and_reported(llicm: Llicm, photos: Path, tmp_path: Path):
+    file = tmp_path / "rp.json"
+    command = ("bench", "rp", photos, "--task", "denoise", "--sigma", "25", "-o", file)
+    first = llicm(*command, "--codec", "jpeg", "--codec", "llicm", "--jobs", "1")
+    assert (first.code, first.stdout, first.stderr) == (0, b"", "")
+    results = json.loads(file.read_text())
+    assert results["set"] == "photos" and results["inputs"] == "Gaussian noise of sigma 25, seed 0+i"
+    reference = results["reference"]
+    for name in results["pictures"]:
+        assert reference["restored"][name]["psnr"] > reference["input"][name]["psnr"] + 2
+        for codec in results["codecs"].values():
+            row = codec["pictures"][name]
+            assert row["bpp"] == sorted(row["bpp"]) and len(row["bpp"]) == len(codec["settings"])
+            assert row["psnr"][-2] > reference["input"][name]["psnr"] + 1  # it was restored
+    del results["codecs"]["jpeg"]["pictures"]["coffee.png"]
+    cut = tmp_path / "cut.json"
+    cut.write_text(json.dumps(results))
+    again = llicm(*command[:-1], cut, "--codec", "jpeg", "--jobs", "1", "--json")
+    assert json.loads(again.stdout) == json.loads(cut.read_text()) == json.loads(file.read_text())
+
+    shown = llicm("bench", "report", file, "--test", "jpeg").stdout.decode()
+    assert "### BD-rate of jpeg (%)" in shown and "| llicm | " in shown
+    report = tmp_path / "report"
+    assert llicm("bench", "report", file, "-o", report, "--pictures", photos.parent).code == 0
+    page = (report / "report.html").read_text()
+    assert (report / "report.md").read_text().startswith("# Benchmark")
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+    captions = re.findall(r"<figcaption>([^<]+)", page)
+    assert captions[0] == "input" and captions[-1] == "ideal" and len(captions) == 4
+    rates = [float(c.split(", ")[1].split()[0]) for c in captions[1:-1]]
+    assert max(rates) < 1.15 * min(rates)  # equal rate
+    assert page.count("<svg") == 3
+
+    other = llicm("bench", "rp", photos, "--task", "derain", "-o", file, "--codec", "jpeg")
+    assert other.code == 2 and "holds results of another task" in other.stderr
+    broken = json.loads(file.read_text())
+    broken["pictures"] = broken["pictures"][:1]
+    (tmp_path / "other.json").write_text(json.dumps(broken))
+    merged = llicm("bench", "report", file, tmp_path / "other.json")
+    assert merged.code == 2 and "other pictures" in merged.stderr
+
+
+def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path, tmp_path: Path):
+    file, published = tmp_path / "rd.json", tmp_path / "published.json"
+    assert (
+        llicm("bench", "rd", photos, "-o", file, "--codec", "jpeg", "--as", "mine", "--jobs", "1").code == 0
+    )
+    assert list(json.loads(file.read_text())["codecs"]) == ["mine"]
+    rates, psnrs = HYPERPRIOR
+    published.write_text(json.dumps({"curves": {"hyperprior": {"bpp": rates, "psnr_rgb": psnrs}}}))
+    shown = llicm("bench", "report", file, "--published", published, "--test", "mine").stdout.decode()
+    row = next(line for line in shown.splitlines() if line.startswith("| hyperprior (published) | +"))
+    assert float(row.split("|")[2]) > 20  # JPEG needs more
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("rd", "{photos}", "-o", "{new}", "--codec", "gif"), 2, "unknown codec 'gif'"),
+        (("rd", "{photos}", "-o", "{new}", "--codec", "llicm-joint"), 2, "llicm-joint"),
+        (("rd", "{empty}", "-o", "{new}"), 2, "holds no pictures"),
+        (("rd", "{photos}/nowhere", "-o", "{new}"), 3, "nowhere"),
+        (("rd", "{photos}", "-o", "{new}/x/y.json", "--codec", "jpeg"), 6, "does not exist"),
+        (("rp", "{photos}", "-o", "{new}", "--task", "defrost"), 2, "unknown task"),
+        (("rp", "{photos}", "-o", "{new}", "--task", "derain", "--sigma", "9"), 2, "--sigma"),
+        (("rd", "{photos}", "-o", "{new}", "--as", "x"), 2, "--as"),
+        (("report", "{photos}/coffee.png"), 3, "no results"),
+    ],
+)
+def test_wrong_benchmarks_end_in_one_line(
+    llicm: Llicm, photos: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+):
+    (tmp_path / "empty").mkdir()
+    places = {"photos": photos, "empty": tmp_path / "empty", "new": tmp_path / "new.json"}
+    result = llicm("bench", *(a.format(**places) for a in arguments))
+    lines = result.stderr.splitlines()
+    assert result.code == code and len(lines) == 1 and words in lines[0] and "Traceback" not in lines[0]
+    assert not (tmp_path / "new.json").exists()
