@@ -251,9 +251,16 @@ def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path,
     assert list(json.loads(file.read_text())["codecs"]) == ["mine"]
     rates, psnrs = HYPERPRIOR
     published.write_text(json.dumps({"curves": {"hyperprior": {"bpp": rates, "psnr_rgb": psnrs}}}))
-    shown = llicm("bench", "report", file, "--published", published, "--test", "mine").stdout.decode()
+
+    def report(*options: str) -> bytes:
+        return llicm("bench", "report", file, "--published", published, "--test", "mine", *options).stdout
+
+    shown = report().decode()
+    numbers = json.loads(report("--json"))
+    entry = next(n for n in numbers if n["metric"] == "psnr" and n["against"] == "hyperprior (published)")
+    assert entry["test"] == "mine" and entry["value"] > 20
     row = next(line for line in shown.splitlines() if line.startswith("| hyperprior (published) | +"))
-    assert float(row.split("|")[2]) > 20  # JPEG needs more
+    assert float(row.split("|")[2]) == pytest.approx(entry["value"], abs=0.06)  # JPEG needs more
 
 
 @pytest.mark.parametrize(

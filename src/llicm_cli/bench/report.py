@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from llicm_cli.tasks import CLEAN
 PUBLISHED_METRICS = {"psnr": "psnr_rgb", "ms_ssim": "ms_ssim_rgb"}
 CROP = 192  # pixels a side
 SEARCH = 6  # steps towards equal rate
+
+Published = dict[str, dict[str, list[float]]]
+"""Curves by name, each {"bpp": [...], "psnr_rgb": [...], "ms_ssim_rgb": [...]}."""
 
 
 @dataclass
@@ -83,7 +86,7 @@ def merge(paths: list[Path]) -> list[SetResults]:
     return list(found.values())
 
 
-def published_curves(path: Path) -> dict[str, dict[str, list[float]]]:
+def published_curves(path: Path) -> Published:
     """Curves of ``{"curves": {name: {"bpp": [...], "psnr_rgb": [...], "ms_ssim_rgb": [...]}}}``; raises
     InputError."""
     try:
@@ -124,7 +127,29 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown(sets: list[SetResults], test: str | None, published: dict[str, dict[str, list[float]]]) -> str:
+def tested(sets: list[SetResults], kind: str, test: str | None) -> list[str]:
+    """The codecs that are compared with all others: the one asked for, or ours."""
+    ours = [test] if test else ["llicm"] if kind == "rd" else [JOINT, "llicm"]
+    return [name for name in ours if any(name in s.codecs for s in sets)]
+
+
+def as_json(sets: list[SetResults], test: str | None, published: Published) -> list[dict[str, Any]]:
+    """Every BD-rate as {kind, set, task, metric, test, against, value, low, high, reason}."""
+    found = []
+    for results in sets:
+        for name in tested([results], results.kind, test):
+            for metric in results.metrics:
+                rates = {a: _against(results, a, name, metric) for a in results.codecs if a != name}
+                if results.kind == "rd":
+                    for anchor, curve in published.items():
+                        key = f"{anchor} (published)"
+                        rates[key] = _against_published(results, curve, name, metric)
+                about = {"kind": results.kind, "set": results.name, "task": results.task, "metric": metric}
+                found += [about | {"test": name, "against": a} | asdict(rate) for a, rate in rates.items()]
+    return found
+
+
+def markdown(sets: list[SetResults], test: str | None, published: Published) -> str:
     """BD-rates of one codec against every other one, then all curves.
 
     Args:
@@ -142,16 +167,14 @@ def markdown(sets: list[SetResults], test: str | None, published: dict[str, dict
         if not chosen:
             continue
         parts.append(f"## {words}")
-        ours = [test] if test else ["llicm"] if kind == "rd" else [JOINT, "llicm"]
-        for name in ours:
-            if any(name in s.codecs for s in chosen):
-                parts += _comparison(chosen, name, published if kind == "rd" else {})
+        for name in tested(chosen, kind, test):
+            parts += _comparison(chosen, name, published if kind == "rd" else {})
         parts.append("### What was measured")
         parts += [_curves(s) for s in chosen]
     return "\n\n".join(parts) + "\n"
 
 
-def _comparison(sets: list[SetResults], test: str, published: dict[str, dict[str, list[float]]]) -> list[str]:
+def _comparison(sets: list[SetResults], test: str, published: Published) -> list[str]:
     """Tables of the BD-rates of one codec against all others, one a metric."""
     anchors = list(dict.fromkeys(c for s in sets for c in s.codecs if c != test))
     metrics = {name: m for s in sets for name, m in s.metrics.items()}
@@ -196,7 +219,7 @@ def _curves(results: SetResults) -> str:
     return f"{words}\n\n{_table(['codec', 'version', 'bpp/PSNR'], rows)}"
 
 
-def _plot(results: SetResults, metric: str, published: dict[str, dict[str, list[float]]]) -> str:
+def _plot(results: SetResults, metric: str, published: Published) -> str:
     """Curves of a set as an SVG picture."""
     from matplotlib.figure import Figure
 
@@ -316,7 +339,7 @@ def _as_html(text: str) -> str:
 def page(
     sets: list[SetResults],
     text: str,
-    published: dict[str, dict[str, list[float]]],
+    published: Published,
     root: Path | None,
     head: Path | None,
     tick: Callable[[float, str], None],

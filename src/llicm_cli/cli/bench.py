@@ -64,7 +64,7 @@ def rd(
     metric_files: MetricFiles = None,
     metric: Extra = None,
     jobs: Jobs = 2,
-    as_json: AsJson = False,
+    numbers: AsJson = False,
 ) -> None:
     """Rate-distortion: code the clean pictures of a folder with every codec at every setting."""
     _require_packages()
@@ -74,7 +74,7 @@ def rd(
     plan = Plan(PictureSet(folder, limit=limit), None, metric_files, tuple(metric or ()))
     with console.progress("bench rd") as tick:
         results = measure(plan, output, codec, label, jobs, tick)
-    if as_json:
+    if numbers:
         console.show(json.dumps(results))
 
 
@@ -97,7 +97,7 @@ def rp(
     metric_files: MetricFiles = None,
     metric: Extra = None,
     jobs: Jobs = 2,
-    as_json: AsJson = False,
+    numbers: AsJson = False,
 ) -> None:
     """Rate-perception: code degraded pictures, restore what was decoded, compare with the ideal.
 
@@ -113,7 +113,7 @@ def rp(
     plan = Plan(pictures, head, metric_files, tuple(metric or ()))
     with console.progress("bench rp") as tick:
         results = measure(plan, output, codec, label, jobs, tick)
-    if as_json:
+    if numbers:
         console.show(json.dumps(results))
 
 
@@ -134,16 +134,20 @@ def report(
         Path | None, typer.Option(help="Folder that holds the sets by name: adds crops at equal rate.")
     ] = None,
     head: Head = None,
+    numbers: Annotated[bool, typer.Option("--json", help="Print every BD-rate as JSON instead.")] = False,
 ) -> None:
     """BD-rates and curves of results files: as Markdown on stdout, or with a page of plots in a folder."""
     _require_packages()
-    from llicm_cli.bench.report import markdown, merge, page, published_curves
+    from llicm_cli.bench.report import as_json, markdown, merge, page, published_curves
 
     sets = merge(results)
     curves = published_curves(published) if published else {}
+    if numbers:
+        console.show(json.dumps(as_json(sets, test, curves)))
     text = markdown(sets, test, curves)
     if output is None:
-        console.show(text.rstrip())
+        if not numbers:
+            console.show(text.rstrip())
         return
     with console.progress("bench report") as tick:
         whole = page(sets, text, curves, pictures, head, tick)

@@ -31,7 +31,7 @@ from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs
 from llicm_cli.training.loop import Options, Run
-from llicm_cli.training.restorer import GRID, Prompter, decibels, restoration_loss
+from llicm_cli.training.restorer import GRID, ClassWeights, Prompter, decibels, restoration_loss
 
 CROP = 128
 ESTIMATION_SHARE = 0.35  # of the budget, where only the rpo analysis learns
@@ -39,6 +39,7 @@ ESTIMATION_BATCH = 2  # times as many crops there, since a step is cheap
 ESTIMATION_FLOOR = 0.01  # squared quantisation steps
 RPO_FINE = 192  # width at 1/8 of the rpo analysis
 HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
+RPO_SHARE, RDO_SHARE = 0.4, 0.3  # of the crops; the others are not coded
 VALIDATION_EACH, VALIDATION_CROP = 2, 192
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
 
@@ -94,8 +95,7 @@ def train_joint(
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
         weights: of the terms of the loss.
-        options: see ``Options``; ``batch`` counts crops of 128x128: half of them rpo, a quarter rdo, the
-            rest not coded.
+        options: see ``Options``; ``batch`` counts crops of 128x128.
 
     Returns:
         The averaged model and the run that made it.
@@ -105,7 +105,7 @@ def train_joint(
     dice = Dice(options.seed, device)
     degraded = DegradedCrops(Crops(train, device, CROP, options.seed), dice, pairs)
     guide = guide.to(device).eval()
-    prompter = Prompter(guide, dice)
+    prompter, importance = Prompter(guide, dice), ClassWeights(device)
     held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
     seen, wanted, truth = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
 
@@ -124,7 +124,7 @@ def train_joint(
 
     def joint_loss(model: Joint) -> tuple[Tensor, dict[str, float]]:
         count = options.batch
-        rpo, rdo = count // 2, count // 4
+        rpo, rdo = round(count * RPO_SHARE), round(count * RDO_SHARE)
         coded = rpo + rdo
         x, clean, labels = degraded.batch(count, CROP)
         as_it_is = slice(rpo, rpo + rdo // 2)  # the codec's own business: clean photographs
@@ -141,8 +141,9 @@ def train_joint(
         own, perception = restoration_loss(restored, clean)
         fidelity = _mse(x_hat, torch.cat((clean[:rpo], x[rpo:coded])))
         error = torch.cat((weights.gamma * perception[:rpo] + weights.alpha * fidelity[:rpo], fidelity[rpo:]))
+        head = (importance(own[rpo:], labels[rpo:]) * own[rpo:]).mean()
         price = Codec.lambda_at(t) * 255**2
-        total = ((weights.beta * bpp + price * error) / price.sqrt()).mean() + HEAD_WEIGHT * own[rpo:].mean()
+        total = ((weights.beta * bpp + price * error) / price.sqrt()).mean() + HEAD_WEIGHT * head
         figures = {
             "rpo bpp": float(bpp[:rpo].detach().mean()),
             "rpo psnr": float(decibels(perception[:rpo]).mean()),
