@@ -44,6 +44,13 @@ def test_layout_is_the_documented_one():
     assert struct.unpack("<I", data[-4:])[0] == zlib.crc32(data[:-4])
 
 
+def test_transparency_and_metadata_are_kept():
+    full = dataclasses.replace(STREAM, alpha=b"a PNG", metadata={"icc": b"profile", "xmp": b"<x/>" * 99})
+    data = bitstream.write(full)
+    assert bitstream.parse(data) == full
+    assert len(data) < len(bitstream.write(STREAM)) + 100  # metadata are packed
+
+
 def test_header_and_trailer_cost_at_most_40_bytes():
     assert len(bitstream.write(STREAM)) - len(STREAM.payload) <= 40
 
@@ -86,6 +93,10 @@ def test_arbitrary_bytes_never_cause_another_error(data: bytes):
         (edited(8, struct.pack("<I", 32769)), "limit"),
         (edited(22, struct.pack("<I", 2**32 - 1)), "truncated"),
         (with_chunk(b"ICCP", b"x"), "chunk ICCP"),
+        (with_chunk(b"iccp", b"not zlib"), "unfolded"),
+        (with_chunk(b"iccp", zlib.compress(b"profile")[:-1]), "impossible size"),
+        (with_chunk(b"xmpp", zlib.compress(bytes(2**24 + 1))), "impossible size"),
+        (with_chunk(b"ALPH", b"a" + b"ALPH" + bytes(4), size=1), "comes twice"),
         (with_chunk(b"no!!", b"x"), "four letters"),
         (with_chunk(b"note", b"x", size=2**31), "past the end"),
         (sealed(bitstream.write(STREAM)[:-4] + b"note"), "incomplete chunk"),

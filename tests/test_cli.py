@@ -51,6 +51,22 @@ def test_encode_then_decode_gives_the_picture_back(llicm: Llicm, picture: Path, 
     assert psnr(crop, Image.open(back)) > 30
 
 
+def test_metadata_travel_unless_stripped(llicm: Llicm, picture: Path, crop: Image.Image):
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    crop.save(picture, exif=exif)
+    out, back = picture.with_name("out.bin"), picture.with_name("back.png")
+    for strip, made in (((), "maker"), (("--strip",), None)):
+        llicm("encode", picture, "-o", out, "--overwrite", *strip)
+        llicm("decode", out, "-o", back, "--overwrite", "--task", "denoise", "--strength", "0.5")
+        assert Image.open(back).getexif().get(0x010F) == made
+        told = Image.open(back).text
+        assert told["Software"] == "llicm" and told["llicm"].endswith("task=denoise strength=0.5")
+        assert f"version={llicm_cli.__version__} model=" in told["llicm"]
+        assert llicm("enhance", picture, "-o", back, "--overwrite", *strip).code == 0
+        assert Image.open(back).getexif().get(0x010F) == made
+
+
 def test_derived_names_lie_beside_their_inputs(llicm: Llicm, picture: Path):
     assert llicm("encode", picture).code == 0
     picture.unlink()

@@ -8,10 +8,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageCms, PngImagePlugin, features
 
-from llicm_cli.errors import InputError
-from llicm_cli.image_io import read_image
+from llicm_cli.errors import InputError, OutputError
+from llicm_cli.image_io import picture_bytes, read_image
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -40,7 +40,7 @@ def test_orientation_is_applied(crop: Image.Image):
     exif[0x0112] = 6  # turn clockwise to view
     image, losses = read_image(saved(crop, "PNG", exif=exif))
     assert np.array_equal(image, crop.rotate(-90, expand=True))
-    assert any("EXIF" in loss for loss in losses)
+    assert losses == [] and image.getexif()[0x0112] == 1
 
 
 def test_palette(crop: Image.Image):
@@ -61,16 +61,23 @@ def test_an_opaque_alpha_channel_costs_nothing(crop: Image.Image):
     assert losses == [] and np.array_equal(image, crop)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_is_refused(crop: Image.Image, mode: str):
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_transparency_is_read(crop: Image.Image, mode: str):
     if mode == "P":
-        data = saved(crop.quantize(32), "PNG", transparency=0)
+        picture = crop.quantize(32)
+        data = saved(picture, "PNG", transparency=0)
+        expected = np.where(np.asarray(picture) == 0, 0, 255)
+    elif mode == "I;16":
+        deep = np.asarray(crop.convert("L")).astype(np.uint16) * 257
+        data = saved(Image.fromarray(deep), "PNG", transparency=int(deep[0, 0]))
+        expected = np.where(deep == deep[0, 0], 0, 255)
     else:
         picture = crop.convert(mode)
         picture.putalpha(Image.linear_gradient("L").resize(crop.size))
-        data = saved(picture, "PNG")
-    with pytest.raises(InputError, match="transparent"):
-        read_image(data)
+        data, expected = saved(picture, "PNG"), np.asarray(picture.getchannel("A"))
+    image, _ = read_image(data)
+    assert image.mode == ("LA" if mode in ("LA", "I;16") else "RGBA")
+    assert np.array_equal(image.getchannel("A"), expected)
 
 
 def test_16_bits_are_coded_at_8_with_a_warning(crop: Image.Image):
@@ -107,23 +114,76 @@ def test_integers_beyond_16_bits_are_refused():
 
 def test_a_broken_exif_block_does_not_cost_the_picture(crop: Image.Image):
     image, losses = read_image(saved(crop, "PNG", exif=b"Exif\0\0garbage"))
-    assert np.array_equal(image, crop) and any("EXIF" in loss for loss in losses)
+    assert np.array_equal(image, crop) and losses == [] and image.info["exif"] == b"garbage"
+    for suffix in (".png", ".tif", ".webp"):
+        assert np.array_equal(read_image(picture_bytes(image, suffix)[0])[0], crop)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "word"),
-    [
-        ("PNG", {"icc_profile": b"profile"}, "ICC"),
-        ("JPEG", {"comment": b"taken at noon"}, "comment"),
-        ("WEBP", {"xmp": b"<x/>"}, "XMP"),
-        ("TIFF", {"tiffinfo": {270: "a description"}}, "text"),
-    ],
-)
-def test_metadata_that_is_not_kept_is_told(
-    crop: Image.Image, kind: str, options: dict[str, object], word: str
+def test_a_comment_is_not_kept_and_that_is_told(crop: Image.Image):
+    _, losses = read_image(saved(crop, "JPEG", comment=b"taken at noon"))
+    assert len(losses) == 1 and "comment" in losses[0]
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>field camera</x:xmpmeta>"
+
+
+def exif(orientation: int, **more: bytes) -> bytes:
+    tags = Image.Exif()
+    for tag, value in more.items():
+        tags[int(tag[1:])] = value
+    tags[0x010F], tags[0x0112] = "maker", orientation
+    tags[0x8769] = {0x9003: "2026:01:02 03:04:05"}
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_metadata_goes_from_every_format_to_every_lossless_one(
+    crop: Image.Image, kind: str, orientation: int
 ):
-    _, losses = read_image(saved(crop, kind, **options))
-    assert len(losses) == 1 and word in losses[0]
+    options: dict[str, object] = {"icc_profile": SRGB, "exif": exif(orientation), "xmp": XMP}
+    if kind == "PNG":
+        texts = PngImagePlugin.PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options = options | {"pnginfo": texts}
+    if kind == "TIFF":
+        options["exif"] = exif(orientation, t700=XMP)
+    image, losses = read_image(saved(crop, kind, **options))
+    assert losses == []
+    assert image.size == (crop.size if orientation == 1 else crop.size[::-1])
+    for suffix in (".png", ".tif", ".webp"):
+        data, lost = picture_bytes(image, suffix)
+        again, _ = read_image(data)
+        assert lost == [] and np.array_equal(again, image)
+        assert again.info["icc_profile"] == SRGB and again.info["xmp"].strip() == XMP
+        tags = again.getexif()
+        assert tags[0x010F] == "maker" and tags.get(0x0112, 1) == 1
+        assert tags.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
+    assert picture_bytes(image, ".bmp")[1] == ["BMP cannot hold metadata (ICC, EXIF, XMP)"]
+
+
+def test_turning_upright_changes_one_byte_of_exif(crop: Image.Image):
+    before = exif(6)
+    image, _ = read_image(saved(crop, "JPEG", exif=before))
+    kept = image.info["exif"]
+    before = before.removeprefix(b"Exif\0\0")
+    assert len(kept) == len(before)
+    assert sum(a != b for a, b in zip(kept, before, strict=True)) == 1
+
+
+def test_a_profile_that_does_not_fit_the_pixels_is_told(crop: Image.Image):
+    image, losses = read_image(saved(crop.convert("L"), "PNG", icc_profile=SRGB))
+    assert "icc_profile" not in image.info and any("ICC" in loss for loss in losses)
+
+
+def test_transparency_needs_a_format_that_has_it(crop: Image.Image):
+    with pytest.raises(OutputError, match="transparency"):
+        picture_bytes(crop.convert("RGBA"), ".ppm")
+    for suffix in (".png", ".tif", ".webp"):
+        picture = crop.convert("RGBA")
+        picture.putalpha(Image.linear_gradient("L").resize(crop.size))
+        assert np.array_equal(read_image(picture_bytes(picture, suffix)[0])[0], picture)
 
 
 def test_cmyk_is_converted_with_a_warning(crop: Image.Image):

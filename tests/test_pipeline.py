@@ -93,8 +93,32 @@ def test_a_lambda_out_of_range_is_refused(crop: Image.Image, lmbda: float):
 
 
 def test_a_mode_that_would_lose_something_is_refused(crop: Image.Image):
-    with pytest.raises(InputError, match="RGBA"):
-        llicm_cli.encode(crop.convert("RGBA"))
+    with pytest.raises(InputError, match="CMYK"):
+        llicm_cli.encode(crop.convert("CMYK"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_lossless_and_metadata_stay(crop: Image.Image, mode: str):
+    picture = crop.convert(mode)
+    picture.putalpha(Image.linear_gradient("L").resize(crop.size))
+    kept = {"icc_profile": b"profile", "exif": b"II*\0", "xmp": b"<x/>"}
+    picture.info = dict(kept, comment="not kept")
+    for result in (llicm_cli.decode(llicm_cli.encode(picture, 0.05)), llicm_cli.enhance(picture, "denoise")):
+        assert result.mode == mode and np.array_equal(result.getchannel("A"), picture.getchannel("A"))
+        assert {k: v for k, v in result.info.items() if k != "llicm"} == kept
+        assert psnr(picture.convert("RGB"), result.convert("RGB")) > 25
+
+
+def test_a_foreign_transparency_is_told(crop: Image.Image):
+    stream = bitstream.parse(llicm_cli.encode(crop))
+    other = pipeline._pack_alpha(crop.resize((7, 7)).convert("LA"))
+    for alpha, words in (
+        (other, "another size"),
+        (other[:60], "transparency"),
+        (b"GIF89a", "cannot be read"),
+    ):
+        with pytest.raises(BitstreamError, match=words):
+            llicm_cli.decode(bitstream.write(dataclasses.replace(stream, alpha=alpha)))
 
 
 def test_other_weights_are_named(crop: Image.Image):

@@ -19,11 +19,19 @@ All integers are unsigned and little-endian. A file is
     30 + P  ...   chunks, possibly none: type (4 ASCII letters), size (4 bytes), that many bytes
     end - 4 4     CRC-32 (ISO-HDLC, as in zlib) of all bytes before it
 
+The chunks, each at most once and in any order:
+
+    ALPH          transparency, lossless: a PNG file of one 8-bit grey channel, of the picture's size
+    iccp          ICC profile, in a zlib stream (RFC 1950)
+    exif          EXIF from its byte order mark on, in a zlib stream
+    xmpp          XMP packet, in a zlib stream
+
 so a plain photo costs 34 bytes beside its payload. Rules, each with its error:
 
 * a chunk whose type begins with a capital letter is critical: a reader that does not know it must refuse
   the file; one that begins with a small letter may be skipped (as in PNG);
 * chunks and trailer must fill the file exactly: nothing follows the last CRC;
+* what a zlib stream unfolds to is at most 2**24 bytes;
 * reserved values are refused, so that they can be given a meaning later.
 """
 
@@ -32,7 +40,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llicm_cli.errors import BitstreamError
 
@@ -46,10 +55,13 @@ DEFAULT_LAMBDA = 0.02
 RATE_MAX = 65535
 COLOURS = ("grey", "RGB")
 OBJECTIVES = ("rdo", "rpo")
+METADATA = {"icc": b"iccp", "exif": b"exif", "xmp": b"xmpp"}
+METADATA_LIMIT = 2**24  # bytes of each
 
 _HEADER = struct.Struct("<4sBBBBIIH4sII")
 _CHUNK = struct.Struct("<4sI")
 _CRC = struct.Struct("<I")
+_ALPHA = b"ALPH"
 OVERHEAD = _HEADER.size + _CRC.size
 
 
@@ -66,6 +78,8 @@ class Stream:
         payload: rANS stream.
         symbol_crc: CRC-32 of the symbols that the payload decodes to.
         objective: one of ``OBJECTIVES``.
+        alpha: a PNG file, or nothing.
+        metadata: some of the keys of ``METADATA``.
     """
 
     width: int
@@ -76,6 +90,8 @@ class Stream:
     payload: bytes
     symbol_crc: int
     objective: str = "rdo"
+    alpha: bytes = b""
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def lmbda(self) -> float:
@@ -110,7 +126,12 @@ def write(stream: Stream) -> bytes:
         MAGIC, VERSION, COLOURS.index(stream.colour), OBJECTIVES.index(stream.objective), 0,
         stream.width, stream.height, stream.rate, stream.model, len(stream.payload), stream.symbol_crc,
     )  # fmt: skip
+    chunks = {METADATA[name]: zlib.compress(value, 9) for name, value in stream.metadata.items()}
+    if stream.alpha:
+        chunks[_ALPHA] = stream.alpha
     body = header + stream.payload
+    for kind, content in chunks.items():
+        body += _CHUNK.pack(kind, len(content)) + content
     return body + _CRC.pack(zlib.crc32(body))
 
 
@@ -140,23 +161,43 @@ def parse(data: bytes) -> Stream:
         raise BitstreamError(f"the stream claims an impossible size: {problem}")
     if colour >= len(COLOURS) or objective >= len(OBJECTIVES) or reserved:
         raise BitstreamError("the stream uses reserved header values; a newer program may read it")
-    _check_chunks(data, _HEADER.size + size, end)
+    chunks = _chunks(data, _HEADER.size + size, end)
     return Stream(
         width, height, COLOURS[colour], rate, model,
         data[_HEADER.size : _HEADER.size + size], symbol_crc, OBJECTIVES[objective],
+        chunks.get(_ALPHA, b""),
+        {name: _unfold(chunks[kind]) for name, kind in METADATA.items() if kind in chunks},
     )  # fmt: skip
 
 
-def _check_chunks(data: bytes, start: int, end: int) -> None:
-    """Walk the chunks: skip ancillary ones, refuse critical ones (none is known to this version)."""
+def _unfold(content: bytes) -> bytes:
+    """The metadata in a chunk; raises BitstreamError."""
+    unpacker = zlib.decompressobj()
+    try:
+        value = unpacker.decompress(content, METADATA_LIMIT + 1)
+    except zlib.error as error:
+        raise BitstreamError("the stream is malformed (its metadata cannot be unfolded)") from error
+    if len(value) > METADATA_LIMIT or not unpacker.eof or unpacker.unused_data:
+        raise BitstreamError("the stream is malformed (metadata of impossible size)")
+    return value
+
+
+def _chunks(data: bytes, start: int, end: int) -> dict[bytes, bytes]:
+    """The chunks that are known, by type; others are skipped if ancillary and refused if critical."""
+    found: dict[bytes, bytes] = {}
     while start < end:
         if start + _CHUNK.size > end:
             raise BitstreamError("the stream is malformed (incomplete chunk header)")
         kind, size = _CHUNK.unpack_from(data, start)
         if not (kind.isascii() and kind.isalpha()):
             raise BitstreamError("the stream is malformed (a chunk type must be four letters)")
-        if kind[:1].isupper():
+        if kind[:1].isupper() and kind != _ALPHA:
             raise BitstreamError(f"the stream needs a feature this program lacks (chunk {kind.decode()})")
+        if kind in found:
+            raise BitstreamError(f"the stream is malformed (chunk {kind.decode()} comes twice)")
         start += _CHUNK.size + size
         if start > end:
             raise BitstreamError("the stream is malformed (a chunk runs past the end)")
+        if kind == _ALPHA or kind in METADATA.values():
+            found[kind] = data[start - size : start]
+    return found

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
-from llicm_cli.bitstream import MAX_PIXELS, size_problem
+from llicm_cli.bitstream import MAX_PIXELS, METADATA_LIMIT, size_problem
 from llicm_cli.errors import InputError, OutputError
 
-METADATA = {
-    "icc_profile": "ICC profile",
-    "exif": "EXIF",
-    "xmp": "XMP",
-    "XML:com.adobe.xmp": "XMP",
-    "photoshop": "IPTC",
-    "comment": "comment",
-}
+INFO = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}  # our names of metadata: Pillow's in ``info``
+NOT_KEPT = {"photoshop": "IPTC", "comment": "comment"}
+OWN_TEXTS = {"Software", "llicm"}  # what ``picture_bytes`` writes itself
+EXIF_MARK = b"Exif\0\0"
+PNG_XMP = "XML:com.adobe.xmp"
+ICC_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}  # bytes 16..20 of a profile
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,17 +34,20 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TIFF_TEXTS = (270, 315, 33432)  # description, artist, copyright
+TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # what a TIFF says of itself that is not its layout
+TIFF_FOLDERS = (0x8769, 0x8825)  # EXIF and GPS
+TIFF_XMP = 700
 NOT_PICTURES = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}  # formats that call other programs, or none
 # Formats that keep every pixel, by suffix: (Pillow's name, options).
-PICTURE_FORMATS: dict[str, tuple[str, dict[str, object]]] = {
+PICTURE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
-    ".webp": ("WEBP", {"lossless": True}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
+BARE = ("BMP", "PPM")  # hold neither metadata nor transparency
 
 
 def read_bytes(path: Path) -> bytes:
@@ -68,16 +71,17 @@ def _our_size_limit() -> Iterator[None]:
 
 
 def read_image(data: bytes) -> tuple[Image.Image, list[str]]:
-    """Open a still picture and make it L or RGB, upright.
+    """Open a still picture and make it L, LA, RGB or RGBA, upright.
 
     Args:
         data: a file of any format that Pillow reads.
 
     Returns:
-        The picture (mode L or RGB, EXIF orientation applied) and a list of what was lost on the way.
+        The picture, EXIF orientation applied, with what ``INFO`` names in its ``info`` (EXIF from its byte
+        order mark on), and a list of what was lost on the way.
 
     Raises:
-        InputError: not a picture, damaged, too large, or with transparency.
+        InputError: not a picture, damaged or too large.
     """
     if not data:
         raise InputError("the file is empty")
@@ -91,7 +95,11 @@ def read_image(data: bytes) -> tuple[Image.Image, list[str]]:
             deep = _is_deep(image)  # known only until the pixels are loaded
             image.load()
             losses = _losses(image, deep)
-            return _upright(_as_grey_or_rgb(image), image), losses
+            metadata = _metadata(image)
+            pixels = _upright(_as_coded(image, metadata), image)
+            losses += _unfit(metadata, pixels.mode)
+            pixels.info = {INFO[name]: value for name, value in metadata.items()}
+            return pixels, losses
     except InputError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -115,9 +123,8 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _losses(image: Image.Image, deep: bool) -> list[str]:
     """What coding this picture will not keep, in words."""
-    lost = {word for key, word in METADATA.items() if image.info.get(key)}
-    tags = getattr(image, "tag_v2", {})
-    if getattr(image, "text", None) or any(tag in tags for tag in TIFF_TEXTS):
+    lost = {word for key, word in NOT_KEPT.items() if image.info.get(key)}
+    if set(getattr(image, "text", ())) - OWN_TEXTS - {PNG_XMP}:
         lost.add("text")
     losses = []
     if lost:
@@ -127,25 +134,90 @@ def _losses(image: Image.Image, deep: bool) -> list[str]:
         losses.append(f"only the first of {frames} frames is coded")
     if deep:
         losses.append("more than 8 bits a channel: coded at 8 bits")
-    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBX", "I", "I;16", "I;16B", "I;16L"):
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBX", "RGBa", "La") and not deep:
         losses.append(f"colours are converted from {image.mode} to RGB")
     return losses
 
 
-def _as_grey_or_rgb(image: Image.Image) -> Image.Image:
+def _metadata(image: Image.Image) -> dict[str, bytes]:
+    """ICC profile, EXIF and XMP of a picture as they are in its file, but the EXIF orientation upright."""
+    info = image.info
+    xmp = info.get("xmp") or info.get(PNG_XMP) or b""
+    exif = info.get("exif") or (_exif_of_tiff(image) if image.format == "TIFF" else b"")
+    found = {
+        "icc": info.get("icc_profile") or b"",
+        "exif": _upright_exif(exif.removeprefix(EXIF_MARK)),
+        "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _exif_of_tiff(image: Image.Image) -> bytes:
+    """What a TIFF tells of itself, without the layout of its pixels."""
+    tags, kept = image.getexif(), Image.Exif()
+    for tag in TIFF_TAGS:
+        if tag in tags:
+            kept[tag] = tags[tag]
+    for folder in TIFF_FOLDERS:
+        if content := tags.get_ifd(folder):
+            kept.get_ifd(folder).update(content)
+            kept[folder] = dict(content)
+    return kept.tobytes() if len(kept) else b""
+
+
+def _upright_exif(exif: bytes) -> bytes:
+    """EXIF with its orientation set to upright, every other byte as it was."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return exif
+    start = struct.unpack_from(order + "I", exif, 4)[0]
+    if start + 2 > len(exif):
+        return exif
+    count = struct.unpack_from(order + "H", exif, start)[0]
+    for place in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        if struct.unpack_from(order + "HH", exif, place) == (ORIENTATION, 3):  # a short
+            return exif[: place + 8] + struct.pack(order + "H", 1) + exif[place + 10 :]
+    return exif
+
+
+def _unfit(metadata: dict[str, bytes], mode: str) -> list[str]:
+    """Take out of metadata what cannot be kept, and say so."""
+    losses = []
+    for name in [n for n, value in metadata.items() if len(value) > METADATA_LIMIT]:
+        del metadata[name]
+        losses.append(f"{name.upper()} metadata of more than 2**24 bytes is not kept")
+    if "icc" in metadata and metadata["icc"][16:20] != ICC_SPACES[mode]:
+        del metadata["icc"]
+        losses.append(f"an ICC profile that does not fit {mode} pixels is not kept")
+    return losses
+
+
+def _as_coded(image: Image.Image, metadata: dict[str, bytes]) -> Image.Image:
+    """The pixels in one of the modes that can be coded; colours that a profile explains become sRGB."""
+    if image.mode == "CMYK" and "icc" in metadata:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(metadata.pop("icc")))
+        converted = ImageCms.profileToProfile(
+            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        assert converted is not None
+        return converted
     if image.mode.startswith("I"):
-        if "transparency" in image.info:
-            raise InputError("16-bit pictures with a transparent colour are not supported")
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise InputError("integer pictures beyond 16 bits have no fixed range and cannot be coded")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        if "transparency" in image.info:
+            grey.putalpha(
+                Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+            )
+        return grey
     if image.mode == "F":
         raise InputError("floating-point pictures have no fixed range and cannot be coded")
     if image.has_transparency_data:
-        if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise InputError("transparent parts are not supported yet; flatten the picture first")
-        return image.convert("L" if image.mode == "LA" else "RGB")
+        clear = image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+        if image.mode in ("L", "LA", "La"):
+            return image.convert("LA" if clear else "L")
+        return image.convert("RGBA" if clear else "RGB")
     if image.mode in ("1", "L") or (image.mode == "P" and _grey_palette(image)):
         return image.convert("L")
     return image.convert("RGB")
@@ -165,19 +237,64 @@ def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def picture_bytes(image: Image.Image, suffix: str) -> bytes:
-    """The picture as a file of the format that ``suffix`` names, one of ``PICTURE_FORMATS``.
+def picture_bytes(image: Image.Image, suffix: str) -> tuple[bytes, list[str]]:
+    """The picture, with the metadata in its ``info``, as a file of the format that ``suffix`` names.
+
+    Args:
+        image: mode L, LA, RGB or RGBA.
+        suffix: one of ``PICTURE_FORMATS``.
+
+    Returns:
+        The file, and a list of what it cannot hold.
 
     Raises:
-        OutputError: the format cannot hold it (WebP ends at 16383 pixels a side).
+        OutputError: the format cannot hold the picture: its transparency, or its size (WebP ends at
+            16383 pixels a side).
     """
     name, options = PICTURE_FORMATS[suffix.lower()]
+    metadata = {key: image.info[info] for key, info in INFO.items() if image.info.get(info)}
+    losses = []
+    if name in BARE:
+        if "A" in image.mode:
+            raise OutputError(f"{name} cannot hold transparency; name a .png")
+        if metadata:
+            losses.append(f"{name} cannot hold metadata ({', '.join(m.upper() for m in metadata)})")
+    else:
+        options = options | _as_options(name, metadata, image.info.get("llicm"))
+    bare = image.copy() if image.info else image
+    bare.info = {}
     buffer = io.BytesIO()
     try:
-        image.save(buffer, name, **options)
+        bare.save(buffer, name, **options)
     except (ValueError, OSError) as error:
         raise OutputError(f"{name} cannot hold this picture ({error})") from error
-    return buffer.getvalue()
+    return buffer.getvalue(), losses
+
+
+def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict[str, Any]:
+    """Pillow's options that put metadata, and what this program says of itself, into a file."""
+    options: dict[str, Any] = {}
+    if "icc" in metadata:
+        options["icc_profile"] = metadata["icc"]
+    if "exif" in metadata:
+        options["exif"] = EXIF_MARK + metadata["exif"]
+    if name == "PNG":
+        options["pnginfo"] = texts = PngImagePlugin.PngInfo()
+        if told:
+            texts.add_text("Software", "llicm")
+            texts.add_text("llicm", told)
+        if "xmp" in metadata:
+            texts.add_itxt(PNG_XMP, metadata["xmp"].decode(errors="replace"))
+    elif name == "TIFF" and ("exif" in metadata or "xmp" in metadata):
+        options["exif"] = tags = Image.Exif()  # Pillow takes all tags from one place
+        with suppress(SyntaxError):  # damaged EXIF
+            tags.load(metadata.get("exif", b""))
+        if "xmp" in metadata:
+            tags[TIFF_XMP] = metadata["xmp"]
+        options["compression"] = None  # it writes EXIF into plain TIFF only
+    elif "xmp" in metadata:
+        options["xmp"] = metadata["xmp"]
+    return options
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:

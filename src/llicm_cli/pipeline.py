@@ -8,8 +8,9 @@ CRC-32 of the hyper-latent, then of all latents, as little-endian int16 in (chan
 
 from __future__ import annotations
 
+import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,7 @@ from llicm_cli import bitstream
 from llicm_cli import degrade as degradations
 from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
+from llicm_cli.image_io import INFO
 from llicm_cli.models.codec import HYPER, PATCH
 from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, choose_symbols, scale_of, step_masks
 from llicm_cli.models.exact import HYPER_LIMIT
@@ -31,8 +33,10 @@ from llicm_cli.models.weights import CodecModel, load_codec, load_guide, load_re
 from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
 from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, check_task, parse_tasks
 from llicm_cli.tiling import in_tiles
+from llicm_cli.version import __version__
 
 CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
+MODES = ("L", "LA", "RGB", "RGBA")
 MAX_PIXELS = 2**26  # of this version, which holds a picture's latents in memory at once (about 12 GiB)
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
@@ -165,7 +169,7 @@ def _size_problem(width: int, height: int) -> str | None:
 
 
 def _check_image(image: Image.Image) -> None:
-    if image.mode not in ("L", "RGB"):
+    if image.mode not in MODES:
         raise InputError(f"a picture of mode {image.mode} cannot be coded; convert it to L or RGB first")
     if problem := _size_problem(*image.size):
         raise InputError(problem)
@@ -179,16 +183,71 @@ def _encode_at(image: Image.Image, rate: int, objective: str) -> bytes:
     if objective not in model.codec.objectives:
         raise ModelError(f"the installed codec cannot encode for objective {objective}")
     payload, crc = _encode_pixels(model, _to_tensor(image), rate, objective)
-    colour = "grey" if image.mode == "L" else "RGB"
-    return bitstream.write(Stream(*image.size, colour, rate, model.id, payload, crc, objective))
+    colour = "grey" if _is_grey(image) else "RGB"
+    alpha, metadata = _pack_alpha(image), _metadata(image)
+    return bitstream.write(
+        Stream(*image.size, colour, rate, model.id, payload, crc, objective, alpha, metadata)
+    )
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("L", "LA")
+
+
+def _metadata(image: Image.Image) -> dict[str, bytes]:
+    """What a stream keeps of a picture's ``info``; raises InputError."""
+    found = {name: image.info[key] for name, key in INFO.items() if image.info.get(key)}
+    for name, value in found.items():
+        if not isinstance(value, bytes) or len(value) > bitstream.METADATA_LIMIT:
+            raise InputError(f"{name.upper()} metadata must be at most 2**24 bytes")
+    return found
+
+
+def _pack_alpha(image: Image.Image) -> bytes:
+    """The transparency of a picture as a PNG file, nothing if it has none."""
+    if "A" not in image.mode:
+        return b""
+    buffer = io.BytesIO()
+    image.getchannel("A").save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _unpack_alpha(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """The inverse; raises BitstreamError."""
+    try:
+        alpha = Image.open(io.BytesIO(data), formats=["PNG"])
+        if (alpha.size, alpha.mode) != (size, "L"):
+            raise BitstreamError("the stream is malformed (its transparency has another size or mode)")
+        alpha.load()
+        return alpha
+    except BitstreamError:
+        raise
+    except Exception as error:  # Pillow's reader raises nearly anything
+        raise BitstreamError("the stream is malformed (its transparency cannot be read)") from error
+
+
+def _dressed(
+    pixels: Image.Image, alpha: Image.Image | None, metadata: Mapping[str, bytes], told: str
+) -> Image.Image:
+    """A result with its transparency, its metadata, and what made it."""
+    if alpha is not None:
+        pixels.putalpha(alpha)
+    pixels.info = {"llicm": told, **{INFO[name]: value for name, value in metadata.items()}}
+    return pixels
+
+
+def _told(model: str, task: str, strength: float) -> str:
+    """What made a picture, in words."""
+    restored = "" if task == NONE else f" task={task} strength={strength:g}"
+    return f"version={__version__} model={model}{restored}"
 
 
 def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "rdo") -> bytes:
     """Code a picture.
 
     Args:
-        image: mode L or RGB, 8 bits a channel, 1x1 to 2**26 pixels. Only its pixels are coded:
-            orientation, profiles and other metadata are the caller's.
+        image: mode L, LA, RGB or RGBA, 8 bits a channel, 1x1 to 2**26 pixels. Transparency is kept without
+            loss, and so are ``icc_profile``, ``exif`` and ``xmp`` (bytes) in its ``info``.
         lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
             (CompressAI's convention): larger means better and larger.
         objective: ``rdo``, a faithful copy of the picture as it is; or ``rpo``, made to be restored:
@@ -348,7 +407,7 @@ def decode(
         head: as for ``enhance``.
 
     Returns:
-        A picture of mode L or RGB, of the size that was coded.
+        A picture of the mode and size that was coded, with its metadata in its ``info``.
 
     Raises:
         BitstreamError: truncated, damaged, foreign, or from a newer version.
@@ -368,7 +427,9 @@ def decode(
     if tasks:
         origin = source(True, stream.objective == "rpo", _position(stream.rate))
         pixels = _restore(pixels, tasks, strength, origin, head)
-    return _to_image(pixels, stream.colour == "grey")
+    alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
+    told = _told(model.id.hex(), task or NONE, strength)
+    return _dressed(_to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
 
 
 @torch.inference_mode()
@@ -382,7 +443,7 @@ def enhance(
     """Restore a picture that was not coded by this codec.
 
     Args:
-        image: mode L or RGB, as for ``encode``.
+        image: as for ``encode``; transparency and metadata stay as they are.
         task: what to undo: one of ``tasks.TASKS``, ``auto`` (the guide decides, and leaves a good picture
             alone), several of them separated by commas, or ``none``.
         strength: 0 (no change) .. 1.
@@ -402,7 +463,9 @@ def enhance(
     hole = None if mask is None else _hole(mask, image.size)
     origin = source(False, False, torch.zeros(1))
     pixels = _restore(_to_tensor(image)[0], tasks, strength, origin, head, hole)
-    return _to_image(pixels, image.mode == "L")
+    restored = _to_image(pixels, _is_grey(image))
+    alpha = image.getchannel("A") if "A" in image.mode else None
+    return _dressed(restored, alpha, _metadata(image), _told("none", task, strength))
 
 
 @torch.inference_mode()
@@ -410,7 +473,7 @@ def inspect(image: Image.Image) -> dict[str, float]:
     """What the guide believes is wrong with a picture.
 
     Args:
-        image: mode L or RGB, as for ``encode``.
+        image: as for ``encode``.
 
     Returns:
         The probability of every task's degradation and of ``clean``, which sum to one.
@@ -428,7 +491,7 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
     """A synthetically degraded copy of a clean picture.
 
     Args:
-        image: mode L or RGB, as for ``encode``.
+        image: as for ``encode``.
         task: one of ``tasks.TASKS``, the one that would undo the damage.
         seed: of strength and place.
 
@@ -442,6 +505,7 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
     check_task(task)
     _check_image(image)
     pixels = degradations.degrade(_to_tensor(image)[0], task, degradations.Dice(seed))
-    if image.mode == "L":
+    if _is_grey(image):
         pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
-    return _to_image(pixels, image.mode == "L")
+    alpha = image.getchannel("A") if "A" in image.mode else None
+    return _dressed(_to_image(pixels, _is_grey(image)), alpha, _metadata(image), _told("none", NONE, 1))

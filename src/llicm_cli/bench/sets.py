@@ -17,9 +17,11 @@ SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 def open_picture(path: Path) -> Image.Image:
-    """A picture as RGB, 8 bits; raises InputError."""
+    """The pixels of a picture as RGB, 8 bits; raises InputError."""
     try:
-        return read_image(read_bytes(path))[0].convert("RGB")
+        picture = read_image(read_bytes(path))[0].convert("RGB")
+        picture.info = {}  # metadata would count as bits
+        return picture
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -10,12 +10,14 @@ from llicm_cli.cli.files import (
     Output,
     Overwrite,
     Strength,
+    Strip,
     Task,
     check_suffix,
+    picture_file,
     plan_outputs,
     process,
+    stripped,
 )
-from llicm_cli.image_io import picture_bytes
 from llicm_cli.tasks import NONE, parse_tasks
 
 SUFFIX = ".png"
@@ -26,6 +28,7 @@ def decode(
     output: Output = None,
     task: Task = NONE,
     strength: Strength = 1.0,
+    strip: Strip = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Decompress streams to pictures, and restore them if a task is given.
@@ -39,6 +42,7 @@ def decode(
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        return picture_bytes(pipeline.decode(data, task, strength), target.suffix or SUFFIX)
+        image = pipeline.decode(data, task, strength)
+        return picture_file(stripped(image) if strip else image, target, warn)
 
     process(inputs, outputs, convert, overwrite=overwrite)

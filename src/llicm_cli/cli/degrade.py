@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from llicm_cli.cli.files import Inputs, Output, Overwrite, check_suffix, plan_outputs, process, read_picture
-from llicm_cli.image_io import picture_bytes
+from llicm_cli.cli.files import (
+    Inputs,
+    Output,
+    Overwrite,
+    check_suffix,
+    picture_file,
+    plan_outputs,
+    process,
+    read_picture,
+)
 from llicm_cli.tasks import TASKS, check_task
 
 
@@ -35,6 +43,6 @@ def degrade(
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        return picture_bytes(pipeline.degrade(read_picture(data, warn), task, seed), target.suffix or ".png")
+        return picture_file(pipeline.degrade(read_picture(data, warn), task, seed), target, warn)
 
     process(inputs, outputs, convert, overwrite=overwrite)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, OBJECTIVES
-from llicm_cli.cli.files import Inputs, Output, Overwrite, plan_outputs, process, read_picture
+from llicm_cli.cli.files import Inputs, Output, Overwrite, Strip, plan_outputs, process, read_picture
 from llicm_cli.errors import UsageError
 
 SUFFIX = ".llic"
@@ -41,9 +41,10 @@ def encode(
                      "had back, and decoding without a task shows an estimate of the clean picture. It "
                      "needs weights from llicm train joint."),
     ] = "rdo",
+    strip: Strip = False,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Compress pictures."""
+    """Compress pictures; transparency, ICC profile, EXIF and XMP are kept as they are."""
     if bpp is not None and not 0 < bpp < math.inf:
         raise UsageError("--bpp must be a positive number")
     if sum(option is not None for option in (lmbda, bpp, size)) > 1:
@@ -54,7 +55,7 @@ def encode(
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        image = read_picture(data, warn)
+        image = read_picture(data, warn, strip=strip)
         if bpp is not None:
             return pipeline.encode_to_size(
                 image, max(1, round(bpp * image.width * image.height / 8)), objective

@@ -17,16 +17,19 @@ from llicm_cli.cli.files import (
     Output,
     Overwrite,
     Strength,
+    Strip,
     Task,
     check_suffix,
+    picture_file,
     plan_outputs,
     process,
     read_input,
     read_picture,
+    stripped,
 )
 from llicm_cli.cli.inspect import table
 from llicm_cli.errors import InputError, UsageError
-from llicm_cli.image_io import picture_bytes, read_image
+from llicm_cli.image_io import read_image
 from llicm_cli.tasks import AUTO, parse_tasks
 
 SUFFIX = ".enhanced.png"
@@ -57,6 +60,7 @@ def enhance(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say, on stderr, what the guide sees in each picture.")
     ] = False,
+    strip: Strip = False,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Restore pictures: undo blur, haze, JPEG blocks, noise, rain, drops, shadow, snow, holes, darkness.
@@ -79,10 +83,11 @@ def enhance(
                 raise UsageError("a mask is for pictures, not for streams: decode the stream first")
             if explain:
                 _explain(target, pipeline.inspect(pipeline.decode(data)))
-            return picture_bytes(pipeline.decode(data, task, strength), target.suffix or ".png")
-        image = read_picture(data, warn)
+            restored = pipeline.decode(data, task, strength)
+            return picture_file(stripped(restored) if strip else restored, target, warn)
+        image = read_picture(data, warn, strip=strip)
         if explain:
             _explain(target, pipeline.inspect(image))
-        return picture_bytes(pipeline.enhance(image, task, strength, hole), target.suffix or ".png")
+        return picture_file(pipeline.enhance(image, task, strength, hole), target, warn)
 
     process(inputs, outputs, convert, overwrite=overwrite)

@@ -15,7 +15,15 @@ from PIL import Image
 
 from llicm_cli.cli import console
 from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
-from llicm_cli.image_io import PICTURE_FORMATS, check_output, read_bytes, read_image, write_file
+from llicm_cli.image_io import (
+    INFO,
+    PICTURE_FORMATS,
+    check_output,
+    picture_bytes,
+    read_bytes,
+    read_image,
+    write_file,
+)
 from llicm_cli.tasks import TASKS
 
 STANDARD = Path("-")
@@ -38,6 +46,9 @@ Task = Annotated[
     ),
 ]
 Strength = Annotated[float, typer.Option(min=0, max=1, help="How much of the restoration to take.")]
+Strip = Annotated[
+    bool, typer.Option("--strip", help="Drop metadata (ICC profile, EXIF, XMP) instead of keeping it.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
@@ -98,12 +109,33 @@ def read_input(path: Path) -> bytes:
         raise InputError("standard input cannot be read") from error
 
 
-def read_picture(data: bytes, warn: Callable[[str], None]) -> Image.Image:
-    """The picture in a file, after a warning for everything that is lost of it; raises InputError."""
+def read_picture(data: bytes, warn: Callable[[str], None], *, strip: bool = False) -> Image.Image:
+    """The picture in a file, after a warning for everything that is lost of it; raises InputError.
+
+    Args:
+        data: the file.
+        warn: says a warning.
+        strip: drop its metadata.
+    """
     image, losses = read_image(data)
     for loss in losses:
         warn(loss)
+    return stripped(image) if strip else image
+
+
+def stripped(image: Image.Image) -> Image.Image:
+    """The picture without its metadata."""
+    for key in INFO.values():
+        image.info.pop(key, None)
     return image
+
+
+def picture_file(image: Image.Image, target: Path, warn: Callable[[str], None]) -> bytes:
+    """A picture as a file of the format that its name asks for, PNG without one; warns of what is lost."""
+    data, losses = picture_bytes(image, target.suffix or ".png")
+    for loss in losses:
+        warn(loss)
+    return data
 
 
 def report(inputs: Sequence[Path], show: Callable[[Path], None]) -> None:

@@ -27,6 +27,8 @@ def describe(path: Path) -> dict[str, Any]:
         "bpp": round(8 * len(data) / (stream.width * stream.height), 5),
         "lambda": round(stream.lmbda, 6),
         "objective": stream.objective,
+        "alpha": bool(stream.alpha),
+        "metadata": {name: len(value) for name, value in stream.metadata.items()},
         "model": stream.model.hex(),
     }
 
