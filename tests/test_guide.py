@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 import llicm_cli
+from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.degrade import Dice, degrade
 from llicm_cli.errors import UsageError
 from llicm_cli.models.guide import Guide, compact_guide, guide_on, views
 from llicm_cli.models.weights import load_guide
-from llicm_cli.pipeline import _to_image, _to_tensor
+from llicm_cli.pipeline import _pixels, _to_image
 from llicm_cli.tasks import CLASSES
 
 Llicm = Callable[..., Result]
@@ -43,7 +44,7 @@ def local_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def x() -> Tensor:
-    return _to_tensor(photograph("coffee").crop((100, 60, 300, 220)))
+    return to_unit(_pixels(photograph("coffee").crop((100, 60, 300, 220))))[None]
 
 
 def test_views_are_the_whole_and_cut_outs():
@@ -97,7 +98,7 @@ def test_the_shipped_guide_names_most_degradations():
         photo = photograph(name)
         photo = photo.crop((0, 0, min(photo.width, 400), min(photo.height, 400)))
         for task in CLASSES:
-            picture = _to_image(degrade(_to_tensor(photo)[0], task, Dice(7)), grey=False)
+            picture = _to_image(to_bytes(degrade(to_unit(_pixels(photo)), task, Dice(7))), grey=False)
             shares = llicm_cli.inspect(picture)
             hits += max(shares, key=shares.__getitem__) == task
             tries += 1

@@ -10,7 +10,7 @@ from conftest import psnr
 from PIL import Image
 
 import llicm_cli
-from llicm_cli import bitstream, pipeline
+from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 
 
@@ -77,13 +77,37 @@ def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatc
     assert len(rates) == 2
 
 
-def test_a_size_that_this_version_cannot_hold_is_refused(crop: Image.Image):
+def test_sizes_are_limited_before_anything_is_allocated(crop: Image.Image):
     stream = bitstream.parse(llicm_cli.encode(crop))
-    huge = bitstream.write(dataclasses.replace(stream, width=16384, height=16384))
-    with pytest.raises(BitstreamError, match="pixels that this version"):
+    huge = bitstream.write(dataclasses.replace(stream, width=2**31, height=2**31))
+    with pytest.raises(BitstreamError, match="268435456 pixels"):
         llicm_cli.decode(huge)
-    with pytest.raises(InputError, match="pixels that this version"):
-        llicm_cli.encode(Image.new("L", (16384, 4097)))
+    with pytest.raises(BitstreamError, match="limit of 100 pixels"):
+        llicm_cli.decode(llicm_cli.encode(crop), max_pixels=100)
+    long = llicm_cli.encode(crop.resize((32769, 1)))
+    with pytest.raises(BitstreamError, match="32768 a side"):
+        llicm_cli.decode(long)
+    assert llicm_cli.decode(long, max_pixels=2**29).size == (32769, 1)
+
+
+@pytest.mark.parametrize("size", [(256, 192), (250, 130), (1, 300), (200, 64)])
+def test_bands_leave_symbols_and_pixels_as_they_are(
+    photo: Image.Image, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+):
+    picture = photo.resize(size)
+    whole = bitstream.parse(llicm_cli.encode(picture, 0.05))
+    shown = llicm_cli.decode(bitstream.write(whole))
+    monkeypatch.setattr(coding, "BAND_PIXELS", 64 * 256)
+    monkeypatch.setattr(coding, "STREAM_SYMBOLS", 5000)
+    banded = bitstream.parse(llicm_cli.encode(picture, 0.05))
+    again = llicm_cli.decode(bitstream.write(banded))
+    assert (banded.payload == whole.payload) == (size[1] <= 64)
+    difference = np.abs(np.asarray(again).astype(int) - np.asarray(shown))
+    assert (difference > 0).mean() < 0.001
+    if size[1] > 64:
+        for payload in (banded.payload[:-1], whole.payload, banded.payload[4:], b"\xff" * 20):
+            with pytest.raises(BitstreamError, match="damaged"):
+                llicm_cli.decode(bitstream.write(dataclasses.replace(banded, payload=payload)))
 
 
 @pytest.mark.parametrize("lmbda", [0.0, 1.0, float("nan")])

@@ -11,7 +11,7 @@ import torch
 from conftest import Result, photograph, psnr
 from PIL import Image
 
-from llicm_cli import bitstream, pipeline
+from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError
 from llicm_cli.models.codec import Codec, CodecConfig
 from llicm_cli.models.weights import folder, load_codec, read_parts
@@ -66,17 +66,17 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
 
     model = load_codec(weights)
     with torch.inference_mode():
-        payload, crc = pipeline._encode_pixels(model, pipeline._to_tensor(crop), 50_000, "rdo")
+        payload, crc = coding.encode_pixels(model, pipeline._pixels(crop), 50_000, "rdo")
         stream = bitstream.Stream(*crop.size, "RGB", 50_000, model.id, payload, crc)
-        pixels = pipeline._decode_pixels(model, stream)
-    decoded = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+        pixels = coding.decode_pixels(model, stream)
+    decoded = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     assert psnr(crop, decoded) > 20
 
 
 def test_the_start_is_a_transform_codec(crop: Image.Image):
     torch.manual_seed(0)
     model = TrainedCodec(SMALL)
-    x = pipeline._to_tensor(crop)[..., :128, :128]
+    x = coding.to_unit(pipeline._pixels(crop))[None, :, :128, :128]
     start_from_principal_components(model.codec, torch.cat([x, x.flip(3), x.flip(2), x.transpose(2, 3)]))
     with torch.no_grad():
         x_hat, bpp = model(x, torch.tensor([1.0]), "chosen")

@@ -9,8 +9,9 @@ All integers are unsigned and little-endian. A file is
     6       1     objective the encoder worked for: 0 = rate-distortion (rdo), a faithful copy;
                   1 = rate-perception (rpo), made to be restored; others are reserved
     7       1     reserved, 0
-    8       4     width in pixels, 1 .. 32768
-    12      4     height in pixels, 1 .. 32768; width * height <= 2**28
+    8       4     width in pixels, not 0
+    12      4     height in pixels, not 0; unless told otherwise a reader refuses more than 32768 a side
+                  or 2**28 pixels before it allocates anything
     16      2     rate r: lambda = 0.001 * 100 ** (r / 65535)
     18      4     model id: the first 4 bytes of the SHA-256 of the codec's weights file
     22      4     payload size P
@@ -111,12 +112,20 @@ def rate_of_lambda(lmbda: float) -> int:
     return round(RATE_MAX * math.log(lmbda / LAMBDA_MIN) / math.log(LAMBDA_MAX / LAMBDA_MIN))
 
 
-def size_problem(width: int, height: int) -> str | None:
-    """Why a picture of this size cannot be coded, or None."""
+def size_problem(width: int, height: int, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Why a picture of this size is refused, or None.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        max_pixels: most pixels in all; more than ``MAX_PIXELS`` lifts the limit on a side too.
+    """
     if width < 1 or height < 1:
         return f"a picture of {width}x{height} has no pixels"
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        return f"{width}x{height} exceeds the limit of {MAX_SIDE} a side and 2**28 pixels"
+    if width * height > max_pixels:
+        return f"{width}x{height} exceeds the limit of {max_pixels} pixels (see --max-pixels)"
+    if max_pixels <= MAX_PIXELS and max(width, height) > MAX_SIDE:
+        return f"{width}x{height} exceeds the limit of {MAX_SIDE} a side (see --max-pixels)"
     return None
 
 
@@ -135,8 +144,8 @@ def write(stream: Stream) -> bytes:
     return body + _CRC.pack(zlib.crc32(body))
 
 
-def parse(data: bytes) -> Stream:
-    """Read and verify a file.
+def parse(data: bytes, max_pixels: int = MAX_PIXELS) -> Stream:
+    """Read and verify a file; ``max_pixels`` as for ``size_problem``.
 
     Raises:
         BitstreamError: not such a file, truncated, damaged, too large, or from a newer version.
@@ -157,8 +166,8 @@ def parse(data: bytes) -> Stream:
         raise BitstreamError("the stream is truncated (its payload is incomplete)")
     if zlib.crc32(data[:end]) != _CRC.unpack_from(data, end)[0]:
         raise BitstreamError("the stream is damaged or truncated (checksum mismatch)")
-    if problem := size_problem(width, height):
-        raise BitstreamError(f"the stream claims an impossible size: {problem}")
+    if problem := size_problem(width, height, max_pixels):
+        raise BitstreamError(f"the stream is refused: {problem}")
     if colour >= len(COLOURS) or objective >= len(OBJECTIVES) or reserved:
         raise BitstreamError("the stream uses reserved header values; a newer program may read it")
     chunks = _chunks(data, _HEADER.size + size, end)

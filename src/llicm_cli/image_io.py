@@ -59,9 +59,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def _our_size_limit() -> Iterator[None]:
+def _our_size_limit(max_pixels: int) -> Iterator[None]:
     """Let Pillow's guard against decompression bombs, which fires at twice its value, stand at ours."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -70,11 +70,12 @@ def _our_size_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def read_image(data: bytes) -> tuple[Image.Image, list[str]]:
+def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
     """Open a still picture and make it L, LA, RGB or RGBA, upright.
 
     Args:
         data: a file of any format that Pillow reads.
+        max_pixels: as for ``bitstream.size_problem``; checked before anything is unpacked.
 
     Returns:
         The picture, EXIF orientation applied, with what ``INFO`` names in its ``info`` (EXIF from its byte
@@ -88,9 +89,9 @@ def read_image(data: bytes) -> tuple[Image.Image, list[str]]:
     Image.init()
     formats = [name for name in Image.OPEN if name not in NOT_PICTURES]
     try:
-        with _our_size_limit():
+        with _our_size_limit(max_pixels):
             image = Image.open(io.BytesIO(data), formats=formats)
-            if problem := size_problem(*image.size):
+            if problem := size_problem(*image.size, max_pixels):
                 raise InputError(problem)
             deep = _is_deep(image)  # known only until the pixels are loaded
             image.load()

@@ -1,178 +1,43 @@
-"""Encode, decode, enhance: pictures to bytes and back, and better. The public Python API lives here.
-
-Order of the symbols in a payload: the hyper-latent (channel, row, column), then for each of the four
-coding steps the latents of that step (channel, row, column) except the certain zeros: latents whose
-scale index is below ``CERTAIN_ZERO_BELOW`` are zero and cost nothing. The symbol checksum is the
-CRC-32 of the hyper-latent, then of all latents, as little-endian int16 in (channel, row, column) order.
-"""
+"""Encode, decode, enhance: pictures to bytes and back, and better. The public Python API lives here."""
 
 from __future__ import annotations
 
 import io
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from llicm_cli import bitstream
 from llicm_cli import degrade as degradations
 from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
+from llicm_cli.coding import decode_pixels, encode_pixels, position, to_bytes, to_unit
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.image_io import INFO
-from llicm_cli.models.codec import HYPER, PATCH
-from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, choose_symbols, scale_of, step_masks
-from llicm_cli.models.exact import HYPER_LIMIT
 from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source
-from llicm_cli.models.weights import CodecModel, load_codec, load_guide, load_restorer
-from llicm_cli.rans import SYMBOL_LIMIT, Decoder, Encoder
+from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, check_task, parse_tasks
 from llicm_cli.tiling import in_tiles
 from llicm_cli.version import __version__
 
-CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
 MODES = ("L", "LA", "RGB", "RGBA")
-MAX_PIXELS = 2**26  # of this version, which holds a picture's latents in memory at once (about 12 GiB)
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
 
 
-@dataclass
-class _Latents:
-    """State that encoder and decoder build up step by step; one picture, no batch dimension."""
-
-    means: Tensor  # features for the means
-    first: Tensor  # the means before any latent is known
-    scales: Tensor  # features for the scales, integers
-    unit: Tensor  # size of a normalised latent in quantisation steps
-    masks: Tensor
-    symbols: Tensor
-    y_hat: Tensor
-
-
-def _start(model: CodecModel, z_hat: Tensor, height: int, width: int, rate: int) -> _Latents:
-    """What both sides know once the hyper-latent is known; height and width of the latents."""
-    codec = model.codec
-    masks = step_masks(codec.config.latent, height, width)
-    zeros = torch.zeros(masks.shape[1:])
-    means = codec.mean_prior.body(z_hat[None])[..., :height, :width]
-    return _Latents(
-        means=means,
-        first=codec.mean_prior.first(means),
-        scales=model.scale_prior.features(z_hat)[:, :height, :width],
-        unit=codec.unit(_position(rate))[0],
-        masks=masks,
-        symbols=zeros,
-        y_hat=zeros.clone(),
-    )
-
-
-def _position(rate: int) -> Tensor:
-    return torch.tensor([rate / bitstream.RATE_MAX])
-
-
-def _run_steps(
-    model: CodecModel, state: _Latents, rate: int, code: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> None:
-    """Walk the four coding steps, filling ``state.symbols`` and ``state.y_hat``.
-
-    ``code(mean, index, chosen)`` codes the latents where ``chosen`` is true and returns their symbols.
-    """
-    for step in range(STEPS):
-        known = state.y_hat / state.unit
-        mean = model.codec.mean_prior(step, state.means, state.first, known[None])[0] * state.unit
-        index = model.scale_prior.index(step, state.scales, state.symbols, rate)
-        mask = state.masks[step]
-        chosen = mask & (index >= CERTAIN_ZERO_BELOW)
-        state.symbols[chosen] = code(mean, index, chosen)
-        state.y_hat += (state.symbols + mean) * mask
-
-
-def _int32(values: Tensor) -> np.ndarray:
-    return values.to(torch.int32).numpy()
-
-
-def _hyper_tables(z_shape: tuple[int, ...]) -> np.ndarray:
-    """The table of every hyper-latent symbol: one a channel, after those of the scale levels."""
-    channels, height, width = z_shape
-    return np.repeat(SCALE_LEVELS + np.arange(channels, dtype=np.int32), height * width)
-
-
-def _checksum(z_hat: Tensor, symbols: Tensor) -> int:
-    crc = 0
-    for values in (z_hat, symbols):
-        crc = zlib.crc32(values.numpy().astype("<i2").tobytes(), crc)
-    return crc
-
-
-def _encode_pixels(model: CodecModel, x: Tensor, rate: int, objective: str) -> tuple[bytes, int]:
-    """x: (1, 3, H, W) in 0..1 -> (payload, symbol checksum)."""
-    height, width = x.shape[-2:]
-    x = F.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
-    x = x.contiguous(memory_format=torch.channels_last)
-    y, z = model.codec.encode_latents(x, _position(rate), objective)
-    z_hat = z[0].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
-    encoder = Encoder(model.tables)
-    encoder.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
-    state = _start(model, z_hat, y.shape[2], y.shape[3], rate)
-
-    def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
-        symbols = choose_symbols(y[0][chosen] - mean[chosen], scale_of(index[chosen]))
-        symbols = symbols.clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-        encoder.put(_int32(symbols), _int32(index[chosen]))
-        return symbols
-
-    _run_steps(model, state, rate, code)
-    return encoder.finish(), _checksum(z_hat, state.symbols)
-
-
-def _decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
-    """-> (3, height, width) in 0..1."""
-    h, w = -(-stream.height // PATCH), -(-stream.width // PATCH)
-    z_shape = (model.codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
-    most = model.codec.config.latent * h * w + int(np.prod(z_shape))
-    decoder = Decoder(model.tables, stream.payload, most)
-    z_hat = torch.from_numpy(decoder.take(_hyper_tables(z_shape))).float().reshape(z_shape)
-    z_hat = z_hat.clamp(-HYPER_LIMIT, HYPER_LIMIT)
-    state = _start(model, z_hat, h, w, stream.rate)
-
-    def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
-        symbols = torch.from_numpy(decoder.take(_int32(index[chosen]))).float()
-        return symbols.clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-
-    _run_steps(model, state, stream.rate, code)
-    if _checksum(z_hat, state.symbols) != stream.symbol_crc:
-        raise BitstreamError("the stream is damaged (its symbols do not match their checksum)")
-    y_hat = state.y_hat[None].contiguous(memory_format=torch.channels_last)
-    x_hat = model.codec.decode_latents(y_hat, _position(stream.rate))[0]
-    return x_hat[:, : stream.height, : stream.width].clamp(0, 1)
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    """(1, 3, H, W) in 0..1; grey pictures have three equal channels."""
-    pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-
-
-def _size_problem(width: int, height: int) -> str | None:
-    """Why this version cannot code a picture of this size, or None."""
-    if problem := bitstream.size_problem(width, height):
-        return problem
-    if width * height > MAX_PIXELS:
-        return f"{width}x{height} exceeds the 2**26 pixels that this version can code"
-    return None
+def _pixels(image: Image.Image) -> Tensor:
+    """uint8 (3, H, W); grey pictures have three equal channels."""
+    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _check_image(image: Image.Image) -> None:
     if image.mode not in MODES:
         raise InputError(f"a picture of mode {image.mode} cannot be coded; convert it to L or RGB first")
-    if problem := _size_problem(*image.size):
-        raise InputError(problem)
+    if 0 in image.size:
+        raise InputError(f"a picture of {image.width}x{image.height} has no pixels")
 
 
 @torch.inference_mode()
@@ -182,7 +47,7 @@ def _encode_at(image: Image.Image, rate: int, objective: str) -> bytes:
         raise UsageError(f"unknown objective {objective!r}; known are {', '.join(bitstream.OBJECTIVES)}")
     if objective not in model.codec.objectives:
         raise ModelError(f"the installed codec cannot encode for objective {objective}")
-    payload, crc = _encode_pixels(model, _to_tensor(image), rate, objective)
+    payload, crc = encode_pixels(model, _pixels(image), rate, objective)
     colour = "grey" if _is_grey(image) else "RGB"
     alpha, metadata = _pack_alpha(image), _metadata(image)
     return bitstream.write(
@@ -246,7 +111,7 @@ def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "
     """Code a picture.
 
     Args:
-        image: mode L, LA, RGB or RGBA, 8 bits a channel, 1x1 to 2**26 pixels. Transparency is kept without
+        image: mode L, LA, RGB or RGBA, 8 bits a channel, of any size. Transparency is kept without
             loss, and so are ``icc_profile``, ``exif`` and ``xmp`` (bytes) in its ``info``.
         lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
             (CompressAI's convention): larger means better and larger.
@@ -259,7 +124,7 @@ def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "
     Raises:
         UsageError: lmbda out of range, or an unknown objective.
         ModelError: the installed codec was not trained for that objective.
-        InputError: a picture of another mode, or too large.
+        InputError: a picture of another mode, or without pixels.
     """
     try:
         rate = bitstream.rate_of_lambda(lmbda)
@@ -280,7 +145,7 @@ def encode_to_size(image: Image.Image, size: int, objective: str = "rdo") -> byt
     Raises:
         UsageError: size is not positive, or an unknown objective.
         TargetError: no lambda in range gives that size.
-        InputError: a picture of another mode, or too large.
+        InputError: a picture of another mode, or without pixels.
     """
     if size < 1:
         raise UsageError(f"a file cannot have {size} bytes")
@@ -320,10 +185,10 @@ def _nearest(found: dict[int, bytes], size: int) -> bytes:
 
 
 def _to_image(pixels: Tensor, grey: bool) -> Image.Image:
-    """(3, H, W) in 0..1 -> a picture of mode L or RGB."""
+    """uint8 (3, H, W) -> a picture of mode L or RGB."""
     if grey:
-        return Image.fromarray((pixels.mean(0) * 255).round().to(torch.uint8).numpy())
-    return Image.fromarray((pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+        return Image.fromarray(to_bytes(to_unit(pixels).mean(0)).numpy())
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _check_restoration(task: str, strength: float, mask: Image.Image | None) -> tuple[str, ...]:
@@ -354,7 +219,7 @@ def _restore(
     """Undo one degradation after the other; raises ModelError.
 
     Args:
-        x: (3, H, W) in 0..1.
+        x: uint8 (3, H, W); the result is of this kind too.
         tasks: from ``parse_tasks``.
         strength: 0 leaves the picture alone, 1 takes all of what the head proposes.
         origin: (1, 3), of ``restorer.source``. A picture that was made to be restored (objective rpo) looks
@@ -371,7 +236,7 @@ def _restore(
     prompts = guide.prompts()
     for task in tasks:
         filled = hole if task == "inpaint" else None
-        seen = x if filled is None else torch.where(filled, 0.0, x)
+        seen = x if filled is None else torch.where(filled, 0, x)
         guidance = guide(seen[None])
         share = strength
         if task == AUTO:
@@ -381,22 +246,28 @@ def _restore(
                 share *= 1 - guide.probabilities(guidance.degradation[0], prompts)[CLEAN]
         else:
             prompt = prompts[[CLASSES.index(task)]]
-        run = partial(_run_head, head, prompt, guidance.content, origin)
-        restored = in_tiles(seen, run, stride=STRIDE, reach=REACH).clamp(0, 1)
-        restored = torch.lerp(x, restored, share)
+        run = partial(_run_head, head, prompt, guidance.content, origin, share)
+        restored = in_tiles(seen, run, stride=STRIDE, reach=REACH)
         x = restored if filled is None else torch.where(filled, restored, x)
         origin = source(False, False, torch.zeros(1))  # what follows sees a restored picture
     return x
 
 
-def _run_head(head: Restorer, prompt: Tensor, content: Tensor, origin: Tensor, x: Tensor) -> Tensor:
-    result: Tensor = head(x.contiguous(memory_format=torch.channels_last), prompt, content, origin)
-    return result
+def _run_head(
+    head: Restorer, prompt: Tensor, content: Tensor, origin: Tensor, share: float, tile: Tensor
+) -> Tensor:
+    """uint8 (1, 3, h, w) -> the same, with so large a share of the restoration."""
+    x = to_unit(tile).contiguous(memory_format=torch.channels_last)
+    return to_bytes(torch.lerp(x, head(x, prompt, content, origin).clamp(0, 1), share))
 
 
 @torch.inference_mode()
 def decode(
-    data: bytes, task: str | None = None, strength: float = 1.0, head: Restorer | None = None
+    data: bytes,
+    task: str | None = None,
+    strength: float = 1.0,
+    head: Restorer | None = None,
+    max_pixels: int = bitstream.MAX_PIXELS,
 ) -> Image.Image:
     """Decode a stream, and restore the picture if asked to.
 
@@ -405,6 +276,7 @@ def decode(
         task: None or ``none`` to see the picture as it was coded, or as for ``enhance``.
         strength: as for ``enhance``.
         head: as for ``enhance``.
+        max_pixels: a stream of more is refused; above the default, sides may be of any length too.
 
     Returns:
         A picture of the mode and size that was coded, with its metadata in its ``info``.
@@ -415,17 +287,15 @@ def decode(
         UsageError: an unknown task, or a strength out of range.
     """
     tasks = _check_restoration(task or NONE, strength, None)
-    stream = bitstream.parse(data)
-    if problem := _size_problem(stream.width, stream.height):
-        raise BitstreamError(problem)
+    stream = bitstream.parse(data, max_pixels)
     model = load_codec()
     if stream.model != model.id:
         raise ModelError(
             f"the stream needs model {stream.model.hex()}; the installed one is {model.id.hex()}"
         )
-    pixels = _decode_pixels(model, stream)
+    pixels = decode_pixels(model, stream)
     if tasks:
-        origin = source(True, stream.objective == "rpo", _position(stream.rate))
+        origin = source(True, stream.objective == "rpo", position(stream.rate))
         pixels = _restore(pixels, tasks, strength, origin, head)
     alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
     told = _told(model.id.hex(), task or NONE, strength)
@@ -456,13 +326,13 @@ def enhance(
 
     Raises:
         UsageError: an unknown task, a strength out of range, or a mask that does not fit.
-        InputError: a picture of another mode, or too large.
+        InputError: a picture of another mode, or without pixels.
     """
     tasks = _check_restoration(task, strength, mask)
     _check_image(image)
     hole = None if mask is None else _hole(mask, image.size)
     origin = source(False, False, torch.zeros(1))
-    pixels = _restore(_to_tensor(image)[0], tasks, strength, origin, head, hole)
+    pixels = _restore(_pixels(image), tasks, strength, origin, head, hole)
     restored = _to_image(pixels, _is_grey(image))
     alpha = image.getchannel("A") if "A" in image.mode else None
     return _dressed(restored, alpha, _metadata(image), _told("none", task, strength))
@@ -479,11 +349,11 @@ def inspect(image: Image.Image) -> dict[str, float]:
         The probability of every task's degradation and of ``clean``, which sum to one.
 
     Raises:
-        InputError: a picture of another mode, or too large.
+        InputError: a picture of another mode, or without pixels.
     """
     _check_image(image)
     guide = load_guide()
-    return guide.probabilities(guide(_to_tensor(image)).degradation[0], guide.prompts())
+    return guide.probabilities(guide(_pixels(image)[None]).degradation[0], guide.prompts())
 
 
 @torch.inference_mode()
@@ -500,12 +370,13 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
 
     Raises:
         UsageError: an unknown task.
-        InputError: a picture of another mode, or too large.
+        InputError: a picture of another mode, or without pixels.
     """
     check_task(task)
     _check_image(image)
-    pixels = degradations.degrade(_to_tensor(image)[0], task, degradations.Dice(seed))
+    pixels = degradations.degrade(to_unit(_pixels(image)).contiguous(), task, degradations.Dice(seed))
     if _is_grey(image):
         pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
     alpha = image.getchannel("A") if "A" in image.mode else None
-    return _dressed(_to_image(pixels, _is_grey(image)), alpha, _metadata(image), _told("none", NONE, 1))
+    degraded = _to_image(to_bytes(pixels), _is_grey(image))
+    return _dressed(degraded, alpha, _metadata(image), _told("none", NONE, 1))

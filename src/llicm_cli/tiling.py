@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 CORE = 1536  # pixels a side that one tile contributes; a multiple of every stride in use
@@ -21,18 +21,19 @@ def in_tiles(x: Tensor, function: Callable[[Tensor], Tensor], *, stride: int, re
     """Apply a local function to a picture tile by tile; the result is what one large call would give.
 
     Args:
-        x: (C, H, W).
+        x: uint8 (C, H, W).
         function: (1, C, h, w) -> (1, C, h, w); it may need h and w to be multiples of ``stride``, and no
             block of ``stride`` pixels a side may depend on anything farther away from it than ``reach``.
-        stride: divides ``CORE`` and ``reach``. The picture is extended by repetition to fit.
+        stride: divides ``CORE`` and ``reach``. Tiles are extended by repetition to fit.
         reach: pixels.
     """
     height, width = x.shape[1:]
-    padded = F.pad(x[None], (0, -width % stride, 0, -height % stride), mode="replicate")
-    result = x.new_empty(padded.shape)
-    for top, bottom, first_row, last_row in _spans(padded.shape[2], reach):
-        for left, right, first, last in _spans(padded.shape[3], reach):
-            tile = function(padded[..., top:bottom, left:right])
-            kept = tile[..., first_row - top : last_row - top, first - left : last - left]
-            result[..., first_row:last_row, first:last] = kept
-    return result[0, :, :height, :width]
+    result = torch.empty_like(x)
+    for top, bottom, first_row, last_row in _spans(height, reach):
+        for left, right, first, last in _spans(width, reach):
+            rows = torch.arange(top, bottom + (top - bottom) % stride).clamp(max=height - 1)
+            columns = torch.arange(left, right + (left - right) % stride).clamp(max=width - 1)
+            tile = x[:, rows][:, :, columns]
+            kept = function(tile[None])[0, :, first_row - top : last_row - top, first - left : last - left]
+            result[:, first_row:last_row, first:last] = kept
+    return result

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli.files import (
     Inputs,
+    MaxPixels,
     Output,
     Overwrite,
     Strength,
@@ -29,6 +31,7 @@ def decode(
     task: Task = NONE,
     strength: Strength = 1.0,
     strip: Strip = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
 ) -> None:
     """Decompress streams to pictures, and restore them if a task is given.
@@ -42,7 +45,7 @@ def decode(
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        image = pipeline.decode(data, task, strength)
+        image = pipeline.decode(data, task, strength, max_pixels=max_pixels)
         return picture_file(stripped(image) if strip else image, target, warn)
 
     process(inputs, outputs, convert, overwrite=overwrite)

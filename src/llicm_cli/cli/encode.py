@@ -9,8 +9,17 @@ from typing import Annotated
 
 import typer
 
-from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, OBJECTIVES
-from llicm_cli.cli.files import Inputs, Output, Overwrite, Strip, plan_outputs, process, read_picture
+from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, MAX_PIXELS, OBJECTIVES
+from llicm_cli.cli.files import (
+    Inputs,
+    MaxPixels,
+    Output,
+    Overwrite,
+    Strip,
+    plan_outputs,
+    process,
+    read_picture,
+)
 from llicm_cli.errors import UsageError
 
 SUFFIX = ".llic"
@@ -42,6 +51,7 @@ def encode(
                      "needs weights from llicm train joint."),
     ] = "rdo",
     strip: Strip = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Compress pictures; transparency, ICC profile, EXIF and XMP are kept as they are."""
@@ -55,7 +65,7 @@ def encode(
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        image = read_picture(data, warn, strip=strip)
+        image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
         if bpp is not None:
             return pipeline.encode_to_size(
                 image, max(1, round(bpp * image.width * image.height / 8)), objective

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from llicm_cli.bitstream import MAGIC
+from llicm_cli.bitstream import MAGIC, MAX_PIXELS
 from llicm_cli.cli import console
 from llicm_cli.cli.files import (
     STANDARD,
     Inputs,
+    MaxPixels,
     Output,
     Overwrite,
     Strength,
@@ -61,6 +62,7 @@ def enhance(
         bool, typer.Option("--explain", help="Also say, on stderr, what the guide sees in each picture.")
     ] = False,
     strip: Strip = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Restore pictures: undo blur, haze, JPEG blocks, noise, rain, drops, shadow, snow, holes, darkness.
@@ -82,10 +84,10 @@ def enhance(
             if hole is not None:
                 raise UsageError("a mask is for pictures, not for streams: decode the stream first")
             if explain:
-                _explain(target, pipeline.inspect(pipeline.decode(data)))
-            restored = pipeline.decode(data, task, strength)
+                _explain(target, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
+            restored = pipeline.decode(data, task, strength, max_pixels=max_pixels)
             return picture_file(stripped(restored) if strip else restored, target, warn)
-        image = read_picture(data, warn, strip=strip)
+        image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
         if explain:
             _explain(target, pipeline.inspect(image))
         return picture_file(pipeline.enhance(image, task, strength, hole), target, warn)

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from PIL import Image
 
+from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli import console
 from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
 from llicm_cli.image_io import (
@@ -48,6 +49,10 @@ Task = Annotated[
 Strength = Annotated[float, typer.Option(min=0, max=1, help="How much of the restoration to take.")]
 Strip = Annotated[
     bool, typer.Option("--strip", help="Drop metadata (ICC profile, EXIF, XMP) instead of keeping it.")
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(min=1, help="Refuse larger pictures; above the default, sides may exceed 32768 too."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
@@ -109,15 +114,18 @@ def read_input(path: Path) -> bytes:
         raise InputError("standard input cannot be read") from error
 
 
-def read_picture(data: bytes, warn: Callable[[str], None], *, strip: bool = False) -> Image.Image:
+def read_picture(
+    data: bytes, warn: Callable[[str], None], *, strip: bool = False, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """The picture in a file, after a warning for everything that is lost of it; raises InputError.
 
     Args:
         data: the file.
         warn: says a warning.
         strip: drop its metadata.
+        max_pixels: refuse a larger one.
     """
-    image, losses = read_image(data)
+    image, losses = read_image(data, max_pixels)
     for loss in losses:
         warn(loss)
     return stripped(image) if strip else image

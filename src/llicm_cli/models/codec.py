@@ -198,11 +198,6 @@ class Codec(nn.Module):
         analysis = self.rpo_analysis if objective == "rpo" else self.analysis
         return analysis(x, t).float() * self.gain(t).exp()
 
-    def encode_latents(self, x: Tensor, t: Tensor, objective: str) -> tuple[Tensor, Tensor]:
-        """x -> y in quantisation steps and z, both before rounding."""
-        y = self.analyse(x, t, objective)
-        return y, self.hyper_latents(y, t)
-
     def hyper_latents(self, y: Tensor, t: Tensor) -> Tensor:
         """y -> z before rounding; y is extended by repetition to whole hyper-latent cells."""
         h, w = y.shape[-2:]

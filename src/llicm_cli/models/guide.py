@@ -105,16 +105,18 @@ def views(x: Tensor, size: int, grid: int = GRID) -> Tensor:
     """The square views of pictures that the towers see.
 
     Args:
-        x: (B, 3, H, W) in 0..1, any size.
+        x: (B, 3, H, W), float in 0..1 or uint8, any size.
         size: pixels a side of a view.
         grid: cut-outs a side; they lie evenly over the picture and may overlap.
 
     Returns:
-        (B, 1 + grid**2, 3, size, size): the whole picture reduced, then the cut-outs. Pictures
+        (B, 1 + grid**2, 3, size, size), float: the whole picture reduced, then the cut-outs. Pictures
         smaller than a view are repeated at their edges.
     """
     whole = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    x = F.pad(x, (0, max(0, size - x.shape[3]), 0, max(0, size - x.shape[2])), mode="replicate")
+    if min(x.shape[2:]) < size:
+        rows, columns = (torch.arange(max(n, size)).clamp(max=n - 1) for n in x.shape[2:])
+        x = x[:, :, rows][:, :, :, columns]
     room = x.shape[2] - size, x.shape[3] - size
     places = [(2 * i + 1) / (2 * grid) for i in range(grid)]
     cuts = [
@@ -122,7 +124,8 @@ def views(x: Tensor, size: int, grid: int = GRID) -> Tensor:
         for v in places
         for u in places
     ]
-    return torch.stack((whole, *cuts), 1)
+    seen = torch.stack((whole, *cuts), 1)
+    return seen.float() / 255 if seen.dtype == torch.uint8 else seen
 
 
 def class_means(phrases: Tensor, owner: Tensor) -> Tensor:

@@ -1,0 +1,273 @@
+"""Pixels to payload and back: quantisation, the order of symbols, and the rANS streams they go into.
+
+Symbols come in this order: the hyper-latent (channel, row, column); then for each of the four coding steps
+and each band of the picture (see ``bands``) the latents of that step and band (channel, row, column),
+except the certain zeros: latents whose scale index is below ``CERTAIN_ZERO_BELOW`` are zero and cost nothing.
+
+The payload of a picture of one band is one rANS stream. That of a larger picture is a sequence of streams,
+each after its size (4 bytes, little-endian): a stream ends before the band of a step where it has
+``STREAM_SYMBOLS`` symbols or more. A stream of fewer than eight symbols is filled up with zeros of table 0.
+
+The symbol checksum is the CRC-32 of the hyper-latent, then of all latents, as little-endian int16 in
+(channel, row, column) order.
+
+Bands bound memory and nothing else: what is known of a latent depends on a neighbourhood, which is looked up
+across bands. So the symbols do not depend on where the bands lie, and no seam can show.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llicm_cli.bitstream import RATE_MAX, Stream
+from llicm_cli.errors import BitstreamError
+from llicm_cli.models.codec import HYPER, PATCH
+from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, choose_symbols, scale_of, step_masks
+from llicm_cli.models.exact import HYPER_LIMIT
+from llicm_cli.models.weights import CodecModel
+from llicm_cli.rans import FEWEST_SYMBOLS, SYMBOL_LIMIT, Decoder, Encoder
+from llicm_cli.tables import Tables
+
+CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
+BAND_PIXELS = 2**22
+STREAM_SYMBOLS = 2**22
+MARGIN = 8  # latents; no transform reaches farther (128 pixels)
+CONTEXT_MARGIN = 2  # latents; the context models reach one, and bands start at even rows
+
+
+def position(rate: int) -> Tensor:
+    """Place of a rate index on the codec's axis, (1,)."""
+    return torch.tensor([rate / RATE_MAX])
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 -> 0..1."""
+    return pixels.float() / 255
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """0..1, or beyond -> uint8."""
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def bands(height: int, width: int) -> list[tuple[int, int]]:
+    """(first, last) row of latents, last exclusive, of the bands that a picture is coded in.
+
+    A band has as many whole hyper-latent cells (64 rows of pixels) as fit into ``BAND_PIXELS``, but at least
+    one.
+
+    Args:
+        height: of the picture, in latents.
+        width: likewise.
+    """
+    cells = max(1, BAND_PIXELS // (PATCH**2 * HYPER * HYPER * -(-width // HYPER)))
+    return [(top, min(top + HYPER * cells, height)) for top in range(0, height, HYPER * cells)]
+
+
+def _wider(top: int, bottom: int, margin: int, height: int) -> tuple[int, int]:
+    return max(0, top - margin), min(height, bottom + margin)
+
+
+class _Latents:
+    """What encoder and decoder build up step by step; one picture, no batch dimension.
+
+    Attributes:
+        y: (C, h, w) in quantisation steps: decoded values of the latents that are coded; the encoder keeps
+            those that are not yet coded in the other places.
+        symbols: int16 (C, h, w), 0 where not yet coded.
+    """
+
+    def __init__(self, model: CodecModel, z_hat: Tensor, y: Tensor, rate: int) -> None:
+        self.model, self.z_hat, self.y, self.rate = model, z_hat, y, rate
+        self.symbols = torch.zeros(y.shape, dtype=torch.int16)
+        self.unit = model.codec.unit(position(rate))[0]
+        self._seen: tuple[int, int] | None = None
+        self._features: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _from_hyper(self, top: int, bottom: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of latent rows: features for the means, the first means, features for the scales."""
+        if self._seen != (top, bottom) or self._features is None:
+            first, last = _wider(top // HYPER, -(-bottom // HYPER), MARGIN // HYPER, self.z_hat.shape[1])
+            z_hat = self.z_hat[:, first:last]
+            rows = slice(top - first * HYPER, bottom - first * HYPER)
+            means = self.model.codec.mean_prior.body(z_hat[None])[:, :, rows, : self.y.shape[2]]
+            scales = self.model.scale_prior.features(z_hat)[:, rows, : self.y.shape[2]]
+            self._features = means, self.model.codec.mean_prior.first(means), scales
+            self._seen = top, bottom
+        return self._features
+
+    def predict(self, step: int, top: int, bottom: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, scale indices, and which latents are coded now, of a step in a band; (C, rows, w)."""
+        first, last = _wider(top, bottom, CONTEXT_MARGIN, self.y.shape[1])
+        means, first_means, scales = self._from_hyper(first, last)
+        masks = step_masks(self.y.shape[0], last - first, self.y.shape[2])
+        earlier = masks[:step].any(0)  # the band above may have more already
+        known = torch.where(earlier, self.y[:, first:last], 0) / self.unit
+        mean = self.model.codec.mean_prior(step, means, first_means, known[None])[0] * self.unit
+        symbols = torch.where(earlier, self.symbols[:, first:last], 0).float()
+        index = self.model.scale_prior.index(step, scales, symbols, self.rate)
+        rows = slice(top - first, bottom - first)
+        return mean[:, rows], index[:, rows], masks[step, :, rows]
+
+    def walk(self, code: Callable[[Tensor, Tensor, Tensor], Tensor], begin: Callable[[], None]) -> None:
+        """Walk the steps and bands, filling ``symbols`` and ``y``.
+
+        Args:
+            code: (residuals of the latents to code, those of a decoder mean nothing; their means; their scale
+                indices), all (N,) -> their symbols.
+            begin: called before each band of a step.
+        """
+        for step in range(STEPS):
+            for top, bottom in bands(*self.y.shape[1:]):
+                begin()
+                mean, index, mask = self.predict(step, top, bottom)
+                chosen = mask & (index >= CERTAIN_ZERO_BELOW)
+                y = self.y[:, top:bottom]
+                found = torch.zeros_like(mean)
+                found[chosen] = code(y[chosen] - mean[chosen], mean[chosen], index[chosen])
+                self.symbols[:, top:bottom] += found.short()
+                y.copy_(torch.where(mask, found + mean, y))
+
+    def checksum(self) -> int:
+        """CRC-32 of all symbols."""
+        crc = 0
+        for values in (self.z_hat, self.symbols):
+            for channel in values:
+                crc = zlib.crc32(channel.numpy().astype("<i2").tobytes(), crc)
+        return crc
+
+
+def _int32(values: Tensor) -> np.ndarray:
+    return values.to(torch.int32).numpy()
+
+
+def _hyper_tables(z_shape: tuple[int, ...]) -> np.ndarray:
+    """The table of every hyper-latent symbol: one a channel, after those of the scale levels."""
+    channels, height, width = z_shape
+    return np.repeat(SCALE_LEVELS + np.arange(channels, dtype=np.int32), height * width)
+
+
+class _Writer:
+    """Symbols into the streams of a payload."""
+
+    def __init__(self, tables: Tables, many: bool) -> None:
+        self._tables, self._many = tables, many
+        self._streams: list[bytes] = []
+        self._encoder, self._count = Encoder(tables), 0
+
+    def put(self, symbols: np.ndarray, tables: np.ndarray) -> None:
+        self._encoder.put(symbols, tables)
+        self._count += len(symbols)
+
+    def begin(self) -> None:
+        """A new stream may begin here."""
+        if self._many and self._count >= STREAM_SYMBOLS:
+            self._end()
+            self._encoder, self._count = Encoder(self._tables), 0
+
+    def _end(self) -> None:
+        missing = np.zeros(max(0, FEWEST_SYMBOLS - self._count), np.int32)
+        self._encoder.put(missing, missing)
+        self._streams.append(self._encoder.finish())
+
+    def finish(self) -> bytes:
+        """The payload."""
+        self._end()
+        if not self._many:
+            return self._streams[0]
+        return b"".join(len(s).to_bytes(4, "little") + s for s in self._streams)
+
+
+class _Reader:
+    """The inverse; ``most`` bounds the symbols in a stream."""
+
+    def __init__(self, tables: Tables, payload: bytes, many: bool, most: int) -> None:
+        self._tables, self._rest, self._many, self._most = tables, payload, many, most
+        self._open()
+
+    def _open(self) -> None:
+        stream = self._rest
+        if self._many:
+            size = int.from_bytes(self._rest[:4], "little")
+            stream, self._rest = self._rest[4 : 4 + size], self._rest[4 + size :]
+        self._decoder, self._count = Decoder(self._tables, stream, self._most), 0
+
+    def take(self, tables: np.ndarray) -> Tensor:
+        self._count += len(tables)
+        return torch.from_numpy(self._decoder.take(tables)).float()
+
+    def begin(self) -> None:
+        """A new stream may begin here; raises BitstreamError."""
+        if self._many and self._count >= STREAM_SYMBOLS:
+            self._open()
+
+
+def encode_pixels(model: CodecModel, pixels: Tensor, rate: int, objective: str) -> tuple[bytes, int]:
+    """uint8 (3, H, W) -> (payload, symbol checksum)."""
+    codec, t = model.codec, position(rate)
+    h, w = (-(-n // PATCH) for n in pixels.shape[1:])
+    places = bands(h, w)
+    y = torch.empty(codec.config.latent, h, w)
+    for top, bottom in places:
+        first, last = _wider(top, bottom, MARGIN, h)
+        x = to_unit(pixels[None, :, first * PATCH : last * PATCH])
+        x = F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
+        seen = codec.analyse(x.contiguous(memory_format=torch.channels_last), t, objective)[0]
+        y[:, top:bottom] = seen[:, top - first : bottom - first]
+    z_hat = torch.empty(codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
+    for top, bottom in places:
+        first, last = _wider(top, bottom, MARGIN, h)
+        z = codec.hyper_latents(y[None, :, first:last], t)[0, :, (top - first) // HYPER :]
+        rows = slice(top // HYPER, -(-bottom // HYPER))
+        z_hat[:, rows] = z[:, : rows.stop - rows.start].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    writer = _Writer(model.tables, len(places) > 1)
+    writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
+    latents = _Latents(model, z_hat, y, rate)
+
+    def code(residual: Tensor, mean: Tensor, index: Tensor) -> Tensor:
+        symbols = choose_symbols(residual, scale_of(index)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        writer.put(_int32(symbols), _int32(index))
+        return symbols
+
+    latents.walk(code, writer.begin)
+    return writer.finish(), latents.checksum()
+
+
+def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
+    """-> uint8 (3, height, width), laid out as pictures are: (H, W, 3) in memory.
+
+    Raises:
+        BitstreamError: the payload is not what the header says, or damaged.
+    """
+    codec, t = model.codec, position(stream.rate)
+    h, w = -(-stream.height // PATCH), -(-stream.width // PATCH)
+    places = bands(h, w)
+    z_shape = (codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
+    band = codec.config.latent * (places[0][1] - places[0][0]) * w
+    reader = _Reader(
+        model.tables, stream.payload, len(places) > 1, int(np.prod(z_shape)) + STREAM_SYMBOLS + band
+    )
+    z_hat = reader.take(_hyper_tables(z_shape)).reshape(z_shape).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    latents = _Latents(model, z_hat, torch.zeros(codec.config.latent, h, w), stream.rate)
+
+    def code(residual: Tensor, mean: Tensor, index: Tensor) -> Tensor:
+        return reader.take(_int32(index)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+
+    latents.walk(code, reader.begin)
+    if latents.checksum() != stream.symbol_crc:
+        raise BitstreamError("the stream is damaged (its symbols do not match their checksum)")
+    shown = torch.empty(stream.height, stream.width, 3, dtype=torch.uint8).permute(2, 0, 1)
+    for top, bottom in places:
+        first, last = _wider(top, bottom, MARGIN, h)
+        y_hat = latents.y[None, :, first:last].contiguous(memory_format=torch.channels_last)
+        x_hat = codec.decode_latents(y_hat, t)[0]
+        rows = slice(top * PATCH, min(bottom * PATCH, stream.height))
+        start = rows.start - first * PATCH
+        shown[:, rows] = to_bytes(x_hat[:, start : start + rows.stop - rows.start, : stream.width])
+    return shown
