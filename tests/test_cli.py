@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from conftest import Result, psnr
 from PIL import Image
 
 import llicm_cli
+from llicm_cli.models.weights import folder
 
 Llicm = Callable[..., Result]
 
@@ -95,7 +98,8 @@ def test_two_inputs_for_one_output_are_refused(llicm: Llicm, picture: Path, crop
 def test_a_broken_input_does_not_stop_the_others(llicm: Llicm, picture: Path, tmp_path: Path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     result = llicm("encode", tmp_path / "bad.png", picture)
-    assert result.code == 3 and "bad.png" in one_line(result)
+    lines = result.stderr.splitlines()
+    assert result.code == 3 and len(lines) == 2 and all("bad.png" in line for line in lines)
     assert names(tmp_path) == ["bad.png", "photo.llic", "photo.png"]
 
 
@@ -312,6 +316,91 @@ def test_a_link_is_followed_and_a_pipe_written_to(llicm: Llicm, picture: Path, s
 def test_help_says_what_lambda_costs(llicm: Llicm):
     words = llicm("encode", "--help").stdout.decode()
     assert "bpp" in words and "dB" in words
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_batch_does_what_it_can_and_lists_the_rest(
+    llicm: Llicm, tmp_path: Path, crop: Image.Image, jobs: int
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(8):
+        crop.crop((8 * i, 0, 8 * i + 64, 64)).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"no picture")
+    (folder / "6.png").write_bytes((folder / "6.png").read_bytes()[:500])
+    inputs, out = sorted(folder.iterdir()), tmp_path / "out"
+    result = llicm("encode", *inputs, "-o", f"{out}/", "--jobs", jobs)
+    lines = result.stderr.splitlines()
+    assert result.code == 3 and len(lines) == 3
+    assert lines[-1] == f"llicm: 2 of 8 failed: {folder / '3.png'}, {folder / '6.png'}"
+    assert names(out) == [f"{i}.llic" for i in (0, 1, 2, 4, 5, 7)]
+
+    (out / "4.llic").unlink()
+    before = (out / "5.llic").stat().st_mtime_ns
+    for i in (3, 6):
+        crop.save(folder / f"{i}.png")
+    again = llicm("encode", *inputs, "-o", f"{out}/", "--jobs", jobs, "--skip-existing")
+    assert (again.code, again.stderr) == (0, "llicm: 5 of 8 were there already\n")
+    assert len(names(out)) == 8 and (out / "5.llic").stat().st_mtime_ns == before
+    single = llicm("encode", inputs[4], "-o", tmp_path / "single.llic")
+    assert single.code == 0 and (tmp_path / "single.llic").read_bytes() == (out / "4.llic").read_bytes()
+
+
+def test_existing_outputs_are_replaced_or_skipped_not_both(llicm: Llicm, picture: Path):
+    both = llicm("encode", picture, "--overwrite", "--skip-existing")
+    assert both.code == 2 and "only one" in one_line(both)
+
+
+def test_killed_in_a_batch_leaves_whole_files(tmp_path: Path, crop: Image.Image):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for i in range(200):
+        crop.save(folder / f"{i:03}.png")
+    command = [
+        sys.executable,
+        "-m",
+        "llicm_cli",
+        "encode",
+        *map(str, sorted(folder.iterdir())),
+        "-o",
+        f"{out}/",
+    ]
+    run = subprocess.Popen(command)
+    while not (out.is_dir() and len(list(out.glob("*.llic"))) > 2):
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    made = sorted(out.glob("*.llic"))
+    assert 2 < len(made) < 200
+    assert {path.read_bytes() for path in made} == {llicm_cli.encode(crop)}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shipped weights, and an environment that --weights may change."""
+    copy = tmp_path / "weights"
+    shutil.copytree(folder(), copy)
+    monkeypatch.setenv("LLICM_WEIGHTS", str(folder()))
+    return copy
+
+
+def test_models_lists_what_is_installed(llicm: Llicm, weights: Path):
+    shown = llicm("models").stdout.decode().splitlines()
+    assert [line.split()[0] for line in shown] == ["codec", "guide", "restorer"]
+    cards = [json.loads(line) for line in llicm("models", "--json").stdout.splitlines()]
+    assert all(card["model_id"] in line for card, line in zip(cards, shown, strict=True))
+
+
+def test_other_weights_are_named_by_option_and_checked(llicm: Llicm, weights: Path, picture: Path):
+    assert llicm("--weights", weights, "encode", picture).code == 0
+    assert llicm("--weights", weights, "models").code == 0
+    data = (weights / "restorer.safetensors").read_bytes()
+    (weights / "restorer.safetensors").write_bytes(data[:-1])
+    damaged = llicm("--weights", weights, "models")
+    assert damaged.code == 5 and "restorer.safetensors is damaged" in damaged.stderr
+    missing = llicm("--weights", weights / "nowhere", "models", "--json")
+    assert missing.code == 5 and "no weights at" in one_line(missing)
 
 
 def test_an_interrupt_ends_with_130(picture: Path):

@@ -141,12 +141,6 @@ def test_a_head_for_another_guide_is_refused(monkeypatch: pytest.MonkeyPatch, cr
         llicm_cli.enhance(crop)
 
 
-def test_another_folder_of_weights_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    shipped = folder()
-    monkeypatch.setenv("LLICM_WEIGHTS", str(tmp_path))
-    assert folder() == tmp_path != shipped
-
-
 def test_tasks_are_done_in_order(noisy: Image.Image):
     both = llicm_cli.enhance(noisy, "denoise,lowlight")
     one_by_one = llicm_cli.enhance(llicm_cli.enhance(noisy, "denoise"), "lowlight")

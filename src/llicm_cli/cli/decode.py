@@ -8,9 +8,11 @@ from pathlib import Path
 from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli.files import (
     Inputs,
+    Jobs,
     MaxPixels,
     Output,
     Overwrite,
+    SkipExisting,
     Strength,
     Strip,
     Task,
@@ -33,6 +35,8 @@ def decode(
     strip: Strip = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    jobs: Jobs = 1,
 ) -> None:
     """Decompress streams to pictures, and restore them if a task is given.
 
@@ -48,4 +52,4 @@ def decode(
         image = pipeline.decode(data, task, strength, max_pixels=max_pixels)
         return picture_file(stripped(image) if strip else image, target, warn)
 
-    process(inputs, outputs, convert, overwrite=overwrite)
+    process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -10,8 +10,10 @@ import typer
 
 from llicm_cli.cli.files import (
     Inputs,
+    Jobs,
     Output,
     Overwrite,
+    SkipExisting,
     check_suffix,
     picture_file,
     plan_outputs,
@@ -31,6 +33,8 @@ def degrade(
         int, typer.Option(min=0, max=2**32, help="Seed of strength and place; equal seeds, equal pictures.")
     ] = 0,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    jobs: Jobs = 1,
 ) -> None:
     """Degrade pictures, to test or to train restoration: haze, rain, noise and so on, of random strength.
 
@@ -45,4 +49,4 @@ def degrade(
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
         return picture_file(pipeline.degrade(read_picture(data, warn), task, seed), target, warn)
 
-    process(inputs, outputs, convert, overwrite=overwrite)
+    process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -12,9 +12,11 @@ import typer
 from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, MAX_PIXELS, OBJECTIVES
 from llicm_cli.cli.files import (
     Inputs,
+    Jobs,
     MaxPixels,
     Output,
     Overwrite,
+    SkipExisting,
     Strip,
     plan_outputs,
     process,
@@ -53,6 +55,8 @@ def encode(
     strip: Strip = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    jobs: Jobs = 1,
 ) -> None:  # fmt: skip
     """Compress pictures; transparency, ICC profile, EXIF and XMP are kept as they are."""
     if bpp is not None and not 0 < bpp < math.inf:
@@ -74,4 +78,4 @@ def encode(
             return pipeline.encode_to_size(image, size, objective)
         return pipeline.encode(image, DEFAULT_LAMBDA if lmbda is None else lmbda, objective)
 
-    process(inputs, outputs, convert, overwrite=overwrite)
+    process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

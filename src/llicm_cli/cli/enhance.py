@@ -14,9 +14,11 @@ from llicm_cli.cli import console
 from llicm_cli.cli.files import (
     STANDARD,
     Inputs,
+    Jobs,
     MaxPixels,
     Output,
     Overwrite,
+    SkipExisting,
     Strength,
     Strip,
     Task,
@@ -64,6 +66,8 @@ def enhance(
     strip: Strip = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    jobs: Jobs = 1,
 ) -> None:  # fmt: skip
     """Restore pictures: undo blur, haze, JPEG blocks, noise, rain, drops, shadow, snow, holes, darkness.
 
@@ -92,4 +96,4 @@ def enhance(
             _explain(target, pipeline.inspect(image))
         return picture_file(pipeline.enhance(image, task, strength, hole), target, warn)
 
-    process(inputs, outputs, convert, overwrite=overwrite)
+    process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,14 @@ MaxPixels = Annotated[
     typer.Option(min=1, help="Refuse larger pictures; above the default, sides may exceed 32768 too."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+SkipExisting = Annotated[
+    bool,
+    typer.Option("--skip-existing", help="Leave inputs alone whose output exists."),
+]
+Jobs = Annotated[
+    int,
+    typer.Option(min=1, max=64, help="Files at once; they share the weights, not the memory."),
+]
 
 
 def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> list[Path]:
@@ -172,38 +181,69 @@ def process(
     convert: Callable[[bytes, Path, Callable[[str], None]], bytes],
     *,
     overwrite: bool,
+    skip_existing: bool,
+    jobs: int,
 ) -> None:
     """Convert each input and write its output; an input that fails does not stop the others.
+
+    Several at once are threads of this process, which holds the networks once.
 
     Args:
         inputs: files, or one ``-``.
         outputs: where their results go, from ``plan_outputs``.
         convert: (input bytes, output path, function that says a warning) -> output bytes.
         overwrite: replace existing outputs.
+        skip_existing: leave inputs alone whose output exists.
+        jobs: how many at once.
 
     Raises:
         typer.Exit: some input failed; the exit code is that of the first failure.
+        UsageError: both overwrite and skip.
     """
-    failures: list[int] = []
-    with console.progress("files") as tick:
-        for done, (source, target) in enumerate(zip(inputs, outputs, strict=True)):
-            tick(done / len(inputs), source.name)
-            try:
-                data = read_input(source)
-                if target != STANDARD:
-                    check_output(target, overwrite=overwrite)
-                result = convert(data, target, partial(_warn, source))
-                if target == STANDARD:
-                    console.show_bytes(result)
-                else:
-                    write_file(target, result, overwrite=overwrite)
-            except LlicmError as error:
-                failures.append(error.exit_code)
-                console.say(f"llicm: {target if isinstance(error, OutputError) else source}: {error}")
-            except Exception as error:
-                failures.append(console.fault(error, about=f"{source}: "))
+    if overwrite and skip_existing:
+        raise UsageError("give only one of --overwrite and --skip-existing")
+
+    def one(source: Path, target: Path) -> int:
+        """The exit code."""
+        try:
+            data = read_input(source)
+            if target != STANDARD:
+                check_output(target, overwrite=overwrite)
+            result = convert(data, target, partial(_warn, source))
+            if target == STANDARD:
+                console.show_bytes(result)
+            else:
+                write_file(target, result, overwrite=overwrite)
+        except LlicmError as error:
+            console.say(f"llicm: {target if isinstance(error, OutputError) else source}: {error}")
+            return error.exit_code
+        except Exception as error:
+            return console.fault(error, about=f"{source}: ")
+        return 0
+
+    pairs = list(zip(inputs, outputs, strict=True))
+    todo = [pair for pair in pairs if not (skip_existing and pair[1] != STANDARD and pair[1].exists())]
+    if jobs > 1:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    failures: dict[Path, int] = {}
+    with ThreadPoolExecutor(jobs) as pool, console.progress("files") as tick:
+        try:
+            running = [(source, pool.submit(one, source, target)) for source, target in todo]
+            for done, (source, future) in enumerate(running):
+                tick(done / len(todo), source.name)
+                if code := future.result():
+                    failures[source] = code
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if len(todo) < len(pairs):
+        console.say(f"llicm: {len(pairs) - len(todo)} of {len(pairs)} were there already")
     if failures:
-        raise typer.Exit(failures[0])
+        if len(pairs) > 1:
+            console.say(f"llicm: {len(failures)} of {len(pairs)} failed: {', '.join(map(str, failures))}")
+        raise typer.Exit(next(iter(failures.values())))
 
 
 def _warn(source: Path, words: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +16,7 @@ from llicm_cli.cli.encode import encode
 from llicm_cli.cli.enhance import enhance
 from llicm_cli.cli.info import info
 from llicm_cli.cli.inspect import inspect
+from llicm_cli.cli.models import models
 from llicm_cli.errors import LlicmError
 from llicm_cli.version import __version__
 
@@ -32,6 +35,7 @@ app.command(no_args_is_help=True)(enhance)
 app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(degrade)
+app.command()(models)
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
 
@@ -47,8 +51,13 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(envvar="LLICM_WEIGHTS", help="Folder of weights to use, not the shipped ones."),
+    ] = None,
 ) -> None:
-    pass
+    if weights is not None:
+        os.environ["LLICM_WEIGHTS"] = str(weights)
 
 
 def run() -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -30,7 +30,11 @@ from llicm_cli.tables import Tables
 if TYPE_CHECKING:
     from llicm_cli.models.guide import Guide
 
+Network = TypeVar("Network", bound=nn.Module)
+
 MODEL_ID_BYTES = 4
+NAMES = ("codec", "guide", "restorer")
+LARGEST = 2**16  # of the numbers in a configuration
 _PARTS = ("codec.", "scale_prior.", "tables.", "training.", "guide.", "restorer.")
 
 
@@ -42,6 +46,35 @@ def folder() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parents[1] / "weights"
+
+
+def installed() -> dict[str, dict[str, Any]]:
+    """The model cards of all weights in ``folder``, by name, once their files have been checked against them.
+
+    Raises:
+        ModelError: a file or its card is missing or damaged.
+    """
+    cards = {}
+    for name in NAMES:
+        path = folder() / f"{name}.safetensors"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"no weights at {path}") from error
+        cards[name] = _card(path, hashlib.sha256(data).digest())
+    return cards
+
+
+def _card(path: Path, digest: bytes) -> dict[str, Any]:
+    """The model card of a weights file with this SHA-256; raises ModelError."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_text())
+        expected = card["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the model card of {path} is missing or damaged") from error
+    if digest.hex() != expected:
+        raise ModelError(f"{path} is damaged: it does not match its model card")
+    return card
 
 
 @dataclass(frozen=True)
@@ -131,31 +164,44 @@ def load_codec_networks(path: Path) -> tuple[Codec, dict[str, Tensor]]:
 
 
 def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor]]) -> Codec:
-    state = {k: v.float() for k, v in parts["codec."].items()}
-    state |= {f"scale_prior.{k}": v for k, v in restore(parts["scale_prior."]).items()}
     try:
-        codec = Codec(CodecConfig(**config))
-        codec.load_state_dict(state)
-    except (TypeError, RuntimeError, KeyError) as error:
+        state = {k: v.float() for k, v in parts["codec."].items()}
+        state |= {f"scale_prior.{k}": v for k, v in restore(parts["scale_prior."]).items()}
+        return _filled(lambda: Codec(CodecConfig(**config)), config, state)
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} does not fit this program's networks") from error
-    return codec
+
+
+def _filled(build: Callable[[], Network], config: object, state: dict[str, Tensor]) -> Network:
+    """A network with these tensors.
+
+    Raises:
+        ValueError: a number in the configuration is beyond all reason.
+        TypeError, KeyError, RuntimeError: as ``build`` raises, or the tensors have other names or shapes.
+    """
+    if any(abs(number) > LARGEST for number in _numbers(config)):
+        raise ValueError("a number in the configuration is too large")
+    network = build()
+    network.load_state_dict(state)
+    return network
+
+
+def _numbers(config: object) -> Iterator[float]:
+    if isinstance(config, dict | list | tuple):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _numbers(value)
+    elif isinstance(config, int | float):
+        yield config
 
 
 def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], bytes]:
     """``read_parts``, and check the file against the hash in its model card; raises ModelError."""
     config, parts, digest = read_parts(path)
-    try:
-        expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the model card of {path} is missing or damaged") from error
-    if digest.hex() != expected:
-        raise ModelError(f"{path} is damaged: it does not match its model card")
+    _card(path, digest)
     return config, parts, digest
 
 
-def _load_network(
-    path: Path, part: str, build: Callable[[dict[str, Any]], nn.Module]
-) -> tuple[nn.Module, bytes]:
+def _load_network(path: Path, part: str, build: Callable[[dict[str, Any]], Network]) -> tuple[Network, bytes]:
     """A network that ``save_network`` wrote, built from its configuration, and the file's SHA-256 digest.
 
     Raises:
@@ -163,10 +209,9 @@ def _load_network(
     """
     config, parts, digest = _read_verified(path)
     try:
-        network = build(config)
         state = {k: v.float() if v.is_floating_point() else v for k, v in parts[part].items()}
-        network.load_state_dict(state)
-    except (TypeError, KeyError, RuntimeError) as error:
+        network = _filled(lambda: build(config), config, state)
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} does not fit this program's networks") from error
     return network.eval().requires_grad_(False), digest
 
@@ -178,7 +223,6 @@ def load_guide(path: Path | None = None) -> Guide:
 
     path = path or folder() / "guide.safetensors"
     guide, digest = _load_network(path, "guide.", lambda config: Guide(GuideConfig(**config)))
-    assert isinstance(guide, Guide)
     guide.id = digest[:MODEL_ID_BYTES].hex()
     return guide
 
@@ -188,7 +232,6 @@ def load_restorer(path: Path | None = None) -> Restorer:
     """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
     path = path or folder() / "restorer.safetensors"
     head, _ = _load_network(path, "restorer.", lambda config: Restorer(RestorerConfig(**config)))
-    assert isinstance(head, Restorer)
     return head.to(memory_format=torch.channels_last)
 
 
