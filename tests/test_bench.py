@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from PIL import Image, ImageFilter
 
 from llicm_cli.bench import codecs, metrics
 from llicm_cli.bench.curves import Points, bd_rate, bootstrapped, quality
+from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe, statistics
 from llicm_cli.errors import InputError, UsageError
 
@@ -109,6 +111,20 @@ def test_every_codec_makes_larger_and_better_files_at_later_settings(name: str, 
     assert 20 < worse < better - 3
 
 
+def test_a_picture_that_a_codec_cannot_hold_is_named(llicm: Llicm, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (16400, 11)).save(tmp_path / "in" / "long.png")
+    result = llicm("bench", "rd", tmp_path / "in", "-o", tmp_path / "x.json", "--codec", "webp")
+    assert result.code == 3 and "webp on long.png" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_rates_span_what_matters(picture: Image.Image):
+    for name, codec in codecs.choose(None).items():
+        sizes = [len(codec.encode(picture, codec.settings[i])) for i in (0, -1)]
+        low, high = (8 * size / (picture.width * picture.height) for size in sizes)
+        assert low < 0.35 and high > 1.5, name  # the picture is small and full of detail
+
+
 def test_the_anchors_that_pillow_and_its_plugins_give_are_there():
     assert {"llicm", "jpeg", "jpeg2000", "webp", "avif", "jxl", "heic"} <= set(codecs.choose(None))
 
@@ -182,6 +198,14 @@ def test_niqe_likes_photographs_better_than_noise_and_blur():
     assert niqe(photo.crop((0, 0, 90, 90)), pristine) is None
 
 
+@pytest.mark.skipif("LLICM_METRIC_FILES" not in os.environ, reason="names a folder with niqe_pris_params.npz")
+def test_niqe_agrees_with_pyiqa():
+    pristine = load_pristine(Path(os.environ["LLICM_METRIC_FILES"]) / metrics.NIQE_FILE)
+    known = {"astronaut": 3.0628, "coffee": 4.0592, "chelsea": 2.5721}  # pyiqa 0.1.16
+    for name, value in known.items():
+        assert niqe(photograph(name), pristine) == pytest.approx(value, abs=0.01)
+
+
 def test_metric_files_must_be_what_they_seem(tmp_path: Path):
     with pytest.raises(InputError, match="holds neither"):
         metrics.meters(tmp_path)
@@ -194,7 +218,7 @@ def test_metric_files_must_be_what_they_seem(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bench") / "photos"
+    folder = tmp_path_factory.mktemp("bench") / "kodak"
     folder.mkdir()
     for name in ("astronaut", "coffee"):
         photograph(name).crop((130, 60, 306, 228)).save(folder / f"{name}.png")
@@ -207,7 +231,7 @@ def test_rate_perception_is_measured_gone_on_with_and_reported(llicm: Llicm, pho
     first = llicm(*command, "--codec", "jpeg", "--codec", "llicm", "--jobs", "1")
     assert (first.code, first.stdout, first.stderr) == (0, b"", "")
     results = json.loads(file.read_text())
-    assert results["set"] == "photos" and results["inputs"] == "Gaussian noise of sigma 25, seed 0+i"
+    assert results["set"] == "kodak" and results["inputs"] == "Gaussian noise of sigma 25, seed 0+i"
     reference = results["reference"]
     for name in results["pictures"]:
         assert reference["restored"][name]["psnr"] > reference["input"][name]["psnr"] + 2
@@ -236,11 +260,19 @@ def test_rate_perception_is_measured_gone_on_with_and_reported(llicm: Llicm, pho
 
     other = llicm("bench", "rp", photos, "--task", "derain", "-o", file, "--codec", "jpeg")
     assert other.code == 2 and "holds results of another task" in other.stderr
-    broken = json.loads(file.read_text())
-    broken["pictures"] = broken["pictures"][:1]
-    (tmp_path / "other.json").write_text(json.dumps(broken))
-    merged = llicm("bench", "report", file, tmp_path / "other.json")
-    assert merged.code == 2 and "other pictures" in merged.stderr
+    for key, value in (("pictures", ["astronaut.png"]), ("head", "00000000")):
+        wrong = tmp_path / f"{key}.json"
+        wrong.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+        merged = llicm("bench", "report", file, wrong)
+        assert merged.code == 2 and f"other {key}" in merged.stderr
+        measured = llicm(*command[:-1], wrong, "--codec", "webp")
+        assert measured.code == 2 and f"another {key}" in measured.stderr
+    older = json.loads(file.read_text())
+    older["codecs"]["jpeg"]["version"] = "an older one"
+    cut.write_text(json.dumps(older))
+    again = llicm(*command[:-1], cut, "--codec", "jpeg")
+    assert again.code == 2 and "another version" in again.stderr
+    assert json.loads(cut.read_text()) == older, "nothing that was measured is lost"
 
 
 def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path, tmp_path: Path):
@@ -259,6 +291,8 @@ def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path,
     numbers = json.loads(report("--json"))
     entry = next(n for n in numbers if n["metric"] == "psnr" and n["against"] == "hyperprior (published)")
     assert entry["test"] == "mine" and entry["value"] > 20
+    nobody = llicm("bench", "report", file, "--test", "nobody")
+    assert nobody.code == 2 and "there are mine" in nobody.stderr
     row = next(line for line in shown.splitlines() if line.startswith("| hyperprior (published) | +"))
     assert float(row.split("|")[2]) == pytest.approx(entry["value"], abs=0.06)  # JPEG needs more
 
@@ -274,6 +308,7 @@ def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path,
         (("rp", "{photos}", "-o", "{new}", "--task", "defrost"), 2, "unknown task"),
         (("rp", "{photos}", "-o", "{new}", "--task", "derain", "--sigma", "9"), 2, "--sigma"),
         (("rd", "{photos}", "-o", "{new}", "--as", "x"), 2, "--as"),
+        (("rd", "{photos}", "-o", "{new}", "--codec", "jpeg", "--as", "reference"), 2, "--as"),
         (("report", "{photos}/coffee.png"), 3, "no results"),
     ],
 )

@@ -128,7 +128,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>field camera</x:xmpmeta>"
 
 
-def exif(orientation: int, **more: bytes) -> bytes:
+def exif(orientation: int, **more: bytes | int) -> bytes:
     tags = Image.Exif()
     for tag, value in more.items():
         tags[int(tag[1:])] = value
@@ -172,6 +172,28 @@ def test_turning_upright_changes_one_byte_of_exif(crop: Image.Image):
     assert sum(a != b for a, b in zip(kept, before, strict=True)) == 1
 
 
+def test_only_an_orientation_that_can_be_reset_turns(crop: Image.Image):
+    texts = PngImagePlugin.PngInfo()
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    texts.add_itxt("XML:com.adobe.xmp", xmp)
+    image, _ = read_image(saved(crop, "PNG", pnginfo=texts))
+    assert np.array_equal(image, crop) and image.info["xmp"] == xmp.encode()
+
+
+def test_exif_that_tells_of_other_pixels_does_not_spoil_a_tiff(crop: Image.Image):
+    picture = crop.convert("L")
+    picture.info["exif"] = exif(1, t256=7, t257=9, t262=2, t277=3, t284=2).removeprefix(b"Exif\0\0")
+    for damaged in (picture.info["exif"], picture.info["exif"][:-20], b"II*\0" + b"\xff" * 40):
+        picture.info["exif"] = damaged
+        again, _ = read_image(picture_bytes(picture, ".tif")[0])
+        assert np.array_equal(again, crop.convert("L"))
+
+
+def test_a_broken_cmyk_profile_does_not_cost_the_picture(crop: Image.Image):
+    image, losses = read_image(saved(crop.convert("CMYK"), "JPEG", icc_profile=b"no profile"))
+    assert image.mode == "RGB" and any("profile is damaged" in loss for loss in losses)
+
+
 def test_a_profile_that_does_not_fit_the_pixels_is_told(crop: Image.Image):
     image, losses = read_image(saved(crop.convert("L"), "PNG", icc_profile=SRGB))
     assert "icc_profile" not in image.info and any("ICC" in loss for loss in losses)
@@ -200,8 +222,11 @@ def test_further_frames_are_told(crop: Image.Image):
 def test_a_decompression_bomb_is_refused_before_it_unfolds():
     header = bytearray(saved(Image.new("L", (8, 8)), "BMP"))
     header[18:26] = (30_000).to_bytes(4, "little") + (30_000).to_bytes(4, "little")
-    with pytest.raises(InputError, match="limit"):
+    with pytest.raises(InputError, match="limit of 268435456 pixels"):
         read_image(bytes(header))
+    assert read_image(saved(Image.new("L", (8, 8)), "BMP"), 64)[0].size == (8, 8)
+    with pytest.raises(InputError, match="limit of 63 pixels"):
+        read_image(saved(Image.new("L", (8, 8)), "BMP"), 63)
 
 
 def test_floating_point_pictures_are_refused():

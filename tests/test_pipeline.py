@@ -90,6 +90,12 @@ def test_sizes_are_limited_before_anything_is_allocated(crop: Image.Image):
     assert llicm_cli.decode(long, max_pixels=2**29).size == (32769, 1)
 
 
+def test_what_the_order_of_symbols_depends_on_stays():
+    assert (coding.BAND_PIXELS, coding.STREAM_SYMBOLS) == (2**22, 2**21)
+    assert coding.bands(300, 250) == [(0, 64), (64, 128), (128, 192), (192, 256), (256, 300)]
+    assert coding.bands(1, 2048) == [(0, 1)]
+
+
 @pytest.mark.parametrize("size", [(256, 192), (250, 130), (1, 300), (200, 64)])
 def test_bands_leave_symbols_and_pixels_as_they_are(
     photo: Image.Image, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
@@ -131,6 +137,28 @@ def test_transparency_is_lossless_and_metadata_stay(crop: Image.Image, mode: str
         assert result.mode == mode and np.array_equal(result.getchannel("A"), picture.getchannel("A"))
         assert {k: v for k, v in result.info.items() if k != "llicm"} == kept
         assert psnr(picture.convert("RGB"), result.convert("RGB")) > 25
+
+
+def test_transparency_is_not_held_to_the_limits_of_pillow(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    data = llicm_cli.encode(crop.convert("RGBA"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert llicm_cli.decode(data).mode == "RGBA" and Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_metadata_are_stored_as_documented(crop: Image.Image):
+    picture = crop.copy()
+    picture.info = {"exif": b"Exif\0\0II*\0", "xmp": "<x/>"}
+    assert bitstream.parse(llicm_cli.encode(picture)).metadata == {"exif": b"II*\0", "xmp": b"<x/>"}
+    picture.info = {"icc_profile": bytes(2**24 + 1)}
+    with pytest.raises(InputError, match="limit"):
+        llicm_cli.encode(picture)
+
+
+def test_a_payload_far_too_long_is_refused_before_it_is_copied(crop: Image.Image):
+    stream = bitstream.parse(llicm_cli.encode(crop))
+    long = dataclasses.replace(stream, payload=stream.payload + bytes(2**24))
+    with pytest.raises(BitstreamError, match="too long"):
+        llicm_cli.decode(bitstream.write(long))
 
 
 def test_a_foreign_transparency_is_told(crop: Image.Image):

@@ -100,5 +100,5 @@ def test_more_symbols_than_announced_are_refused(tables: Tables):
     ],
 )
 def test_bad_tables_are_told(cdf: list[int], size: list[int], offset: list[int], words: str | None):
-    problem = Tables(*(np.array(a, dtype=np.int32) for a in (cdf, size, offset))).problem()
+    problem = Tables(*(np.array(a, dtype=np.int32) for a in (cdf, size, offset))).problem(len(size))
     assert problem is None if words is None else words in (problem or "")

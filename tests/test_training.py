@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import Result, photograph, psnr
 from PIL import Image
@@ -144,6 +146,19 @@ def test_damaged_weights_are_one_clear_error(tmp_path: Path):
         if data is not None:
             path.write_bytes(data)
             path.with_suffix(".json").write_text(card)
+        with pytest.raises(ModelError, match=words):
+            load_codec(path)
+    config, parts, _ = read_parts(folder() / "codec.safetensors")
+    tensors = {p + k: v for p, part in parts.items() for k, v in part.items()}
+    fewer = tensors | {
+        "tables.size": tensors["tables.size"][:1],
+        "tables.offset": tensors["tables.offset"][:1],
+    }
+    huge = config | {"latent": 2**31}
+    for forged, settings, words in ((fewer, config, "1 tables where"), (tensors, huge, "does not fit")):
+        safetensors.torch.save_file(forged, path, {"config": json.dumps(settings)})
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_suffix(".json").write_text(json.dumps({"sha256": sha256}))
         with pytest.raises(ModelError, match=words):
             load_codec(path)
     path.with_suffix(".json").unlink()

@@ -15,8 +15,8 @@ All integers are unsigned and little-endian. A file is
     16      2     rate r: lambda = 0.001 * 100 ** (r / 65535)
     18      4     model id: the first 4 bytes of the SHA-256 of the codec's weights file
     22      4     payload size P
-    26      4     CRC-32 of the decoded symbols (see ``pipeline``): a decoder that went astray knows it
-    30      P     payload: one rANS stream
+    26      4     CRC-32 of the decoded symbols (see ``coding``): a decoder that went astray knows it
+    30      P     payload: rANS streams (see ``coding``)
     30 + P  ...   chunks, possibly none: type (4 ASCII letters), size (4 bytes), that many bytes
     end - 4 4     CRC-32 (ISO-HDLC, as in zlib) of all bytes before it
 
@@ -76,7 +76,7 @@ class Stream:
         colour: one of ``COLOURS``.
         rate: place of lambda on the logarithmic axis, 0 .. ``RATE_MAX``.
         model: 4 bytes, see the module docstring.
-        payload: rANS stream.
+        payload: rANS streams.
         symbol_crc: CRC-32 of the symbols that the payload decodes to.
         objective: one of ``OBJECTIVES``.
         alpha: a PNG file, or nothing.

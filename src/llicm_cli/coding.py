@@ -11,8 +11,9 @@ each after its size (4 bytes, little-endian): a stream ends before the band of a
 The symbol checksum is the CRC-32 of the hyper-latent, then of all latents, as little-endian int16 in
 (channel, row, column) order.
 
-Bands bound memory and nothing else: what is known of a latent depends on a neighbourhood, which is looked up
-across bands. So the symbols do not depend on where the bands lie, and no seam can show.
+What is known of a latent depends on a neighbourhood, which is looked up across bands: the values of symbols
+do not depend on where the bands lie, and no seam can show. Their order does, so that ``BAND_PIXELS`` and
+``STREAM_SYMBOLS`` are part of the format.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from llicm_cli.tables import Tables
 
 CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
 BAND_PIXELS = 2**22
-STREAM_SYMBOLS = 2**22
+STREAM_SYMBOLS = 2**21
 MARGIN = 8  # latents; no transform reaches farther (128 pixels)
 CONTEXT_MARGIN = 2  # latents; the context models reach one, and bands start at even rows
 
@@ -196,6 +197,8 @@ class _Reader:
         if self._many:
             size = int.from_bytes(self._rest[:4], "little")
             stream, self._rest = self._rest[4 : 4 + size], self._rest[4 + size :]
+            if len(stream) < size:
+                raise BitstreamError("the stream is damaged (its payload ends too early)")
         self._decoder, self._count = Decoder(self._tables, stream, self._most), 0
 
     def take(self, tables: np.ndarray) -> Tensor:
@@ -206,6 +209,11 @@ class _Reader:
         """A new stream may begin here; raises BitstreamError."""
         if self._many and self._count >= STREAM_SYMBOLS:
             self._open()
+
+    def finish(self) -> None:
+        """Nothing may be left; raises BitstreamError."""
+        if self._many and self._rest:
+            raise BitstreamError("the stream is damaged (its payload goes on after its end)")
 
 
 def encode_pixels(model: CodecModel, pixels: Tensor, rate: int, objective: str) -> tuple[bytes, int]:
@@ -260,6 +268,7 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
         return reader.take(_int32(index)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
 
     latents.walk(code, reader.begin)
+    reader.finish()
     if latents.checksum() != stream.symbol_crc:
         raise BitstreamError("the stream is damaged (its symbols do not match their checksum)")
     shown = torch.empty(stream.height, stream.width, 3, dtype=torch.uint8).permute(2, 0, 1)

@@ -6,9 +6,9 @@ import io
 import os
 import struct
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,12 @@ PICTURE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
+UMASK = os.umask(0)  # can only be read by setting it, which threads must not do
+os.umask(UMASK)
 BARE = ("BMP", "PPM")  # hold neither metadata nor transparency
+
+
+_opening = threading.Lock()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,16 +63,19 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(getattr(error, "strerror", None) or str(error)) from error
 
 
-@contextmanager
-def _our_size_limit(max_pixels: int) -> Iterator[None]:
-    """Let Pillow's guard against decompression bombs, which fires at twice its value, stand at ours."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+def open_unlimited(data: bytes, formats: list[str]) -> Image.Image:
+    """``Image.open`` without Pillow's own limit of pixels; the caller checks the size before loading them.
+
+    Raises:
+        Exception: nearly anything, as Pillow's readers do on damaged files.
+    """
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
@@ -89,18 +97,22 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
     Image.init()
     formats = [name for name in Image.OPEN if name not in NOT_PICTURES]
     try:
-        with _our_size_limit(max_pixels):
-            image = Image.open(io.BytesIO(data), formats=formats)
-            if problem := size_problem(*image.size, max_pixels):
-                raise InputError(problem)
-            deep = _is_deep(image)  # known only until the pixels are loaded
-            image.load()
-            losses = _losses(image, deep)
-            metadata = _metadata(image)
-            pixels = _upright(_as_coded(image, metadata), image)
-            losses += _unfit(metadata, pixels.mode)
-            pixels.info = {INFO[name]: value for name, value in metadata.items()}
-            return pixels, losses
+        image = open_unlimited(data, formats)
+        if problem := size_problem(*image.size, max_pixels):
+            raise InputError(problem)
+        deep = _is_deep(image)  # known only until the pixels are loaded
+        image.load()
+        losses = _losses(image, deep)
+        metadata = _metadata(image)
+        turn = TURNS.get(_orientation(image, metadata.get("exif", b"")))
+        if "exif" in metadata:
+            metadata["exif"] = _upright_exif(metadata["exif"])
+        pixels = _as_coded(image, metadata, losses)
+        if turn is not None:
+            pixels = pixels.transpose(turn)
+        losses += _unfit(metadata, pixels.mode)
+        pixels.info = {INFO[name]: value for name, value in metadata.items()}
+        return pixels, losses
     except InputError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -141,13 +153,13 @@ def _losses(image: Image.Image, deep: bool) -> list[str]:
 
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:
-    """ICC profile, EXIF and XMP of a picture as they are in its file, but the EXIF orientation upright."""
+    """ICC profile, EXIF (from its byte order mark on) and XMP of a picture as they are in its file."""
     info = image.info
     xmp = info.get("xmp") or info.get(PNG_XMP) or b""
     exif = info.get("exif") or (_exif_of_tiff(image) if image.format == "TIFF" else b"")
     found = {
         "icc": info.get("icc_profile") or b"",
-        "exif": _upright_exif(exif.removeprefix(EXIF_MARK)),
+        "exif": exif.removeprefix(EXIF_MARK),
         "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
     }
     return {name: value for name, value in found.items() if value}
@@ -155,30 +167,41 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
 
 def _exif_of_tiff(image: Image.Image) -> bytes:
     """What a TIFF tells of itself, without the layout of its pixels."""
-    tags, kept = image.getexif(), Image.Exif()
-    for tag in TIFF_TAGS:
-        if tag in tags:
-            kept[tag] = tags[tag]
-    for folder in TIFF_FOLDERS:
-        if content := tags.get_ifd(folder):
-            kept.get_ifd(folder).update(content)
-            kept[folder] = dict(content)
+    kept = Image.Exif()
+    _copy_tags(image.getexif(), kept)
     return kept.tobytes() if len(kept) else b""
+
+
+def _place_of_orientation(exif: bytes) -> tuple[int, str] | None:
+    """Where the orientation, two bytes, lies in EXIF, and their ``struct`` format; None if it has none."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    start = struct.unpack_from(order + "I", exif, 4)[0]
+    if start + 2 > len(exif):
+        return None
+    count = struct.unpack_from(order + "H", exif, start)[0]
+    for place in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        if struct.unpack_from(order + "HH", exif, place) == (ORIENTATION, 3):  # a short
+            return place + 8, order + "H"
+    return None
+
+
+def _orientation(image: Image.Image, exif: bytes) -> int:
+    """How the pixels of a picture are to be turned, 1 .. 8; anything unreadable counts as upright."""
+    if image.format == "TIFF":
+        with suppress(Exception):  # Pillow's reader raises nearly anything
+            return int(image.getexif().get(ORIENTATION, 1))
+    found = _place_of_orientation(exif)
+    return int(struct.unpack_from(found[1], exif, found[0])[0]) if found else 1
 
 
 def _upright_exif(exif: bytes) -> bytes:
     """EXIF with its orientation set to upright, every other byte as it was."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
+    if not (found := _place_of_orientation(exif)):
         return exif
-    start = struct.unpack_from(order + "I", exif, 4)[0]
-    if start + 2 > len(exif):
-        return exif
-    count = struct.unpack_from(order + "H", exif, start)[0]
-    for place in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        if struct.unpack_from(order + "HH", exif, place) == (ORIENTATION, 3):  # a short
-            return exif[: place + 8] + struct.pack(order + "H", 1) + exif[place + 10 :]
-    return exif
+    place, form = found
+    return exif[:place] + struct.pack(form, 1) + exif[place + 2 :]
 
 
 def _unfit(metadata: dict[str, bytes], mode: str) -> list[str]:
@@ -193,15 +216,17 @@ def _unfit(metadata: dict[str, bytes], mode: str) -> list[str]:
     return losses
 
 
-def _as_coded(image: Image.Image, metadata: dict[str, bytes]) -> Image.Image:
-    """The pixels in one of the modes that can be coded; colours that a profile explains become sRGB."""
+def _as_coded(image: Image.Image, metadata: dict[str, bytes], losses: list[str]) -> Image.Image:
+    """The pixels in one of the modes that can be coded; CMYK with a profile becomes sRGB by it."""
     if image.mode == "CMYK" and "icc" in metadata:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(metadata.pop("icc")))
-        converted = ImageCms.profileToProfile(
-            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-        assert converted is not None
-        return converted
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(metadata.pop("icc")))
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+            assert converted is not None
+            return converted
+        except (ImageCms.PyCMSError, OSError):
+            losses.append("the CMYK profile is damaged and not used")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -227,15 +252,6 @@ def _as_coded(image: Image.Image, metadata: dict[str, bytes]) -> Image.Image:
 def _grey_palette(image: Image.Image) -> bool:
     colours = image.convert("RGB").getcolors(256) or []
     return all(r == g == b for _, (r, g, b) in colours)  # type: ignore[misc]
-
-
-def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of ``source``; unreadable EXIF counts as none."""
-    try:
-        turn = TURNS.get(source.getexif().get(ORIENTATION, 1))
-    except Exception:  # as above
-        turn = None
-    return pixels if turn is None else pixels.transpose(turn)
 
 
 def picture_bytes(image: Image.Image, suffix: str) -> tuple[bytes, list[str]]:
@@ -287,15 +303,34 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict
         if "xmp" in metadata:
             texts.add_itxt(PNG_XMP, metadata["xmp"].decode(errors="replace"))
     elif name == "TIFF" and ("exif" in metadata or "xmp" in metadata):
-        options["exif"] = tags = Image.Exif()  # Pillow takes all tags from one place
-        with suppress(SyntaxError):  # damaged EXIF
-            tags.load(metadata.get("exif", b""))
+        options["exif"] = tags = _tiff_tags(metadata.get("exif", b""))
         if "xmp" in metadata:
-            tags[TIFF_XMP] = metadata["xmp"]
-        options["compression"] = None  # it writes EXIF into plain TIFF only
+            tags[TIFF_XMP] = metadata["xmp"]  # Pillow takes all tags from one place
+        options["compression"] = None  # and writes EXIF into plain TIFF only
     elif "xmp" in metadata:
         options["xmp"] = metadata["xmp"]
     return options
+
+
+def _tiff_tags(exif: bytes) -> Image.Exif:
+    """EXIF as tags of a TIFF, without what it says of the layout of pixels; nothing if it is damaged."""
+    found, kept = Image.Exif(), Image.Exif()
+    with suppress(Exception):  # Pillow's reader raises nearly anything
+        found.load(exif)
+        _copy_tags(found, kept)
+        whole = Image.Exif()
+        whole.load(kept.tobytes())  # Pillow writes what it has read
+        return whole
+    return Image.Exif()
+
+
+def _copy_tags(found: Image.Exif, kept: Image.Exif) -> None:
+    for tag in TIFF_TAGS:
+        if tag in found:
+            kept[tag] = found[tag]
+    for folder in TIFF_FOLDERS:
+        if content := found.get_ifd(folder):
+            kept[folder] = dict(content)
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
@@ -318,7 +353,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
@@ -339,9 +374,3 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             raise OutputError(f"the folder {path.parent} does not exist")
     except OSError as error:
         raise OutputError(error.strerror or str(error)) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -16,7 +16,7 @@ from llicm_cli import degrade as degradations
 from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
 from llicm_cli.coding import decode_pixels, encode_pixels, position, to_bytes, to_unit
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
-from llicm_cli.image_io import INFO
+from llicm_cli.image_io import EXIF_MARK, INFO, open_unlimited
 from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, check_task, parse_tasks
@@ -26,6 +26,7 @@ from llicm_cli.version import __version__
 MODES = ("L", "LA", "RGB", "RGBA")
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
+GREY_ROWS = 512  # at once, to bound memory
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -47,9 +48,9 @@ def _encode_at(image: Image.Image, rate: int, objective: str) -> bytes:
         raise UsageError(f"unknown objective {objective!r}; known are {', '.join(bitstream.OBJECTIVES)}")
     if objective not in model.codec.objectives:
         raise ModelError(f"the installed codec cannot encode for objective {objective}")
+    alpha, metadata = _pack_alpha(image), _metadata(image)
     payload, crc = encode_pixels(model, _pixels(image), rate, objective)
     colour = "grey" if _is_grey(image) else "RGB"
-    alpha, metadata = _pack_alpha(image), _metadata(image)
     return bitstream.write(
         Stream(*image.size, colour, rate, model.id, payload, crc, objective, alpha, metadata)
     )
@@ -61,10 +62,13 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:
     """What a stream keeps of a picture's ``info``; raises InputError."""
-    found = {name: image.info[key] for name, key in INFO.items() if image.info.get(key)}
-    for name, value in found.items():
-        if not isinstance(value, bytes) or len(value) > bitstream.METADATA_LIMIT:
-            raise InputError(f"{name.upper()} metadata must be at most 2**24 bytes")
+    found = {}
+    for name, key in INFO.items():
+        if value := image.info.get(key):
+            value = value.encode() if isinstance(value, str) else bytes(value)
+            if len(value) > bitstream.METADATA_LIMIT:
+                raise InputError(f"{name.upper()} metadata exceed the limit of 2**24 bytes")
+            found[name] = value.removeprefix(EXIF_MARK)
     return found
 
 
@@ -80,7 +84,7 @@ def _pack_alpha(image: Image.Image) -> bytes:
 def _unpack_alpha(data: bytes, size: tuple[int, int]) -> Image.Image:
     """The inverse; raises BitstreamError."""
     try:
-        alpha = Image.open(io.BytesIO(data), formats=["PNG"])
+        alpha = open_unlimited(data, ["PNG"])
         if (alpha.size, alpha.mode) != (size, "L"):
             raise BitstreamError("the stream is malformed (its transparency has another size or mode)")
         alpha.load()
@@ -101,10 +105,14 @@ def _dressed(
     return pixels
 
 
-def _told(model: str, task: str, strength: float) -> str:
-    """What made a picture, in words."""
-    restored = "" if task == NONE else f" task={task} strength={strength:g}"
-    return f"version={__version__} model={model}{restored}"
+def _told(model: str, task: str, strength: float, head: Restorer | None) -> str:
+    """What made a picture: the program, the codec's model (none for a picture that was not coded), the task
+    and strength of restoration, and the guide and head that did it."""
+    told = f"version={__version__} model={model} task={task} strength={strength:g}"
+    if task == NONE:
+        return told
+    head = head or load_restorer()
+    return f"{told} guide={head.config.guide} head={head.id}"
 
 
 def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "rdo") -> bytes:
@@ -187,7 +195,8 @@ def _nearest(found: dict[int, bytes], size: int) -> bytes:
 def _to_image(pixels: Tensor, grey: bool) -> Image.Image:
     """uint8 (3, H, W) -> a picture of mode L or RGB."""
     if grey:
-        return Image.fromarray(to_bytes(to_unit(pixels).mean(0)).numpy())
+        rows = [to_bytes(to_unit(part).mean(0)) for part in pixels.split(GREY_ROWS, 1)]
+        return Image.fromarray(torch.cat(rows).numpy())
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
@@ -298,7 +307,7 @@ def decode(
         origin = source(True, stream.objective == "rpo", position(stream.rate))
         pixels = _restore(pixels, tasks, strength, origin, head)
     alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
-    told = _told(model.id.hex(), task or NONE, strength)
+    told = _told(model.id.hex(), task or NONE, strength, head)
     return _dressed(_to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
 
 
@@ -335,7 +344,7 @@ def enhance(
     pixels = _restore(_pixels(image), tasks, strength, origin, head, hole)
     restored = _to_image(pixels, _is_grey(image))
     alpha = image.getchannel("A") if "A" in image.mode else None
-    return _dressed(restored, alpha, _metadata(image), _told("none", task, strength))
+    return _dressed(restored, alpha, _metadata(image), _told("none", task, strength, head))
 
 
 @torch.inference_mode()
@@ -379,4 +388,4 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
         pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
     alpha = image.getchannel("A") if "A" in image.mode else None
     degraded = _to_image(to_bytes(pixels), _is_grey(image))
-    return _dressed(degraded, alpha, _metadata(image), _told("none", NONE, 1))
+    return _dressed(degraded, alpha, _metadata(image), _told("none", NONE, 1, None))

@@ -19,6 +19,7 @@ from llicm_cli.tables import Integers, Tables
 
 SYMBOL_LIMIT = 2**15 - 1  # largest magnitude of a symbol
 FEWEST_SYMBOLS = 8  # the coder's buffer has one word a symbol, too small for its state below this
+MOST_BYTES = 8  # of a payload for each symbol: a word, and what an escape takes
 STATE_LOW, STATE_HIGH = 2**31, 2**63  # a coder's state lies in this range between symbols
 
 
@@ -83,6 +84,8 @@ class Decoder:
         state = int.from_bytes(payload[:8], "little")
         if len(payload) < 8 or not STATE_LOW <= state < STATE_HIGH:
             raise BitstreamError("the stream is damaged (its payload has no valid beginning)")
+        if len(payload) > MOST_BYTES * (most + FEWEST_SYMBOLS):
+            raise BitstreamError("the stream is malformed (its payload is too long for its picture)")
         self._coder.set_stream(payload + bytes(4 * most + 15 * len(payload) + 4096))
 
     def take(self, tables: Integers) -> Integers:

@@ -29,8 +29,15 @@ class Tables:
     size: Integers
     offset: Integers
 
-    def problem(self) -> str | None:
-        """What is wrong with the tables, or None. The range coder trusts them blindly."""
+    def problem(self, count: int) -> str | None:
+        """What is wrong with the tables, of which ``count`` are needed, or None.
+
+        The range coder trusts them blindly.
+        """
+        if any(part.dtype != np.int32 or part.ndim != 1 for part in (self.cdf, self.size, self.offset)):
+            return "tables are not vectors of 32-bit integers"
+        if len(self.size) != count:
+            return f"{len(self.size)} tables where {count} are needed"
         if len(self.size) != len(self.offset) or not len(self.size) or self.size.min() < 3:
             return "table sizes are inconsistent"
         if int(self.size.sum()) != len(self.cdf):

@@ -29,7 +29,7 @@ from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.weights import load_codec
 from llicm_cli.version import __version__
 
-JOINT = "llicm-joint"
+OWN_HEAD = ("llicm-rdo", "llicm-joint")  # restored by ``llicm decode --task``, the others by the common head
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class Codec:
         decode: those bytes -> an RGB picture of the same size.
         settings: from small files to large, to span about 0.05 to 1.5 bits a pixel.
         version: what made the files; None where it is not installed.
+        between: settings between these mean something too.
     """
 
     encode: Callable[[Image.Image, float], bytes]
     decode: Callable[[bytes], Image.Image]
     settings: tuple[float, ...]
     version: Callable[[], str | None]
+    between: bool = True
 
 
 def _open(data: bytes) -> Image.Image:
@@ -89,7 +91,10 @@ def _heic(image: Image.Image, quality: float) -> bytes:
 
 
 def _vvc_version() -> str | None:
-    return "vvenc, preset slow, 4:2:0" if shutil.which("vvencapp") and shutil.which("vvdecapp") else None
+    if not (shutil.which("vvencapp") and shutil.which("vvdecapp")):
+        return None
+    told = subprocess.run(["vvencapp", "--version"], capture_output=True, text=True, check=False)
+    return f"{(told.stdout.strip() or 'vvencapp').splitlines()[0]}, preset slow, 4:2:0"
 
 
 def _run(command: list[str]) -> None:
@@ -112,7 +117,7 @@ def _vvc_encode(image: Image.Image, quality: float) -> bytes:
         raw.write_bytes(planes)
         shape = ["-s", f"{width}x{height}", "-c", "yuv420", "-r", "1"]
         _run(
-            ["vvencapp", "--preset", "slow", "-q", str(63 - round(quality)), *shape]
+            ["vvencapp", "--preset", "slow", "--qpa", "0", "-q", str(63 - round(quality)), *shape]
             + ["-i", str(raw), "-o", str(coded)]
         )
         return struct.pack("<HH", image.width, image.height) + coded.read_bytes()
@@ -186,7 +191,7 @@ def _zoo() -> dict[str, Codec]:
         if qualities:
             encode, decode = partial(_zoo_encode, name), partial(_zoo_decode, name)
             found[f"zoo-{name}"] = Codec(
-                encode, decode, qualities, lambda: f"compressai {version_of('compressai')}"
+                encode, decode, qualities, lambda: f"compressai {version_of('compressai')}", between=False
             )
     return found
 
@@ -203,7 +208,8 @@ LAMBDAS = (0.001, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.1)
 
 CODECS: dict[str, Codec] = {
     "llicm": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
-    JOINT: Codec(partial(pipeline.encode, objective="rpo"), pipeline.decode, LAMBDAS, _joint),
+    "llicm-rdo": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
+    "llicm-joint": Codec(partial(pipeline.encode, objective="rpo"), pipeline.decode, LAMBDAS, _joint),
     "jpeg": Codec(
         partial(_save, "JPEG", optimize=True), _open, (3, 8, 16, 30, 50, 70, 85, 93),
         partial(_pillow, "libjpeg_turbo"),

@@ -8,6 +8,7 @@ A results file is JSON:
     inputs        how the inputs came about, in words
     pictures      names in order
     metrics       {name: {title, better, range}}
+    head          "rp" only: id of the restoration head after every codec that has none of its own
     reference     "rp" only, {"input" or "restored": {picture: {metric: value}}}: nothing coded
     codecs        {name: {codec, version, head, settings, pictures: {picture: {bpp: [...], metric: [...]}}}}
 
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 
 from llicm_cli import pipeline
-from llicm_cli.bench.codecs import JOINT, choose, known
+from llicm_cli.bench.codecs import OWN_HEAD, choose, known
 from llicm_cli.bench.metrics import Measure, describe, meters
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
@@ -39,6 +40,7 @@ from llicm_cli.models.weights import folder, load_guide, load_restorer
 from llicm_cli.tasks import CLEAN
 
 LAYOUT = 1
+IDENTITY = ("kind", "set", "task", "inputs", "head", "metrics")  # what results must share to be compared
 REFERENCE = "reference"  # stands for a codec in the work to do
 
 
@@ -48,7 +50,8 @@ class Plan:
 
     Attributes:
         pictures: the set; with task ``clean`` this is rate-distortion, else rate-perception.
-        head: weights of the restoration head after every codec but ``llicm-joint``; None for the installed.
+        head: weights of the restoration head after every codec that has none of its own; None for the
+            installed one.
         metric_files: see ``metrics.meters``.
         extra: see ``metrics.meters``.
     """
@@ -68,10 +71,12 @@ def load_results(path: Path) -> dict[str, Any]:
     """A results file; raises InputError."""
     try:
         results = json.loads(read_bytes(path))
-        if results["llicm_bench"] != LAYOUT:
-            raise InputError(f"{path}: results of another version of this program")
+        version = results["llicm_bench"]
+        missing = [key for key in ("pictures", "reference", "codecs", *IDENTITY) if key not in results]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no results of llicm bench") from error
+    if version != LAYOUT or missing:
+        raise InputError(f"{path}: results of another version of this program")
     return results
 
 
@@ -123,11 +128,12 @@ class _Work:
 
 
 def decoded(name: str, data: bytes, task: str, head: Any) -> Any:
-    """A file decoded, and restored unless the task is ``clean``; the head of ``llicm-joint`` is its own."""
+    """A file decoded, and restored unless the task is ``clean``: by its own head, or by the common one, which
+    is told nothing of the codec."""
     if task == CLEAN:
         return known()[name].decode(data)
-    if name.startswith("llicm"):
-        return pipeline.decode(data, task, head=None if name == JOINT else head)
+    if name in OWN_HEAD:
+        return pipeline.decode(data, task)
     return pipeline.enhance(known()[name].decode(data), task, head=head)
 
 
@@ -142,10 +148,14 @@ def _start(plan: Plan, threads: int) -> None:
 
 def _do(name: str, path: Path) -> Any:
     assert _work is not None
-    return _work.reference(path) if name == REFERENCE else _work.curve(name, path)
+    try:
+        return _work.reference(path) if name == REFERENCE else _work.curve(name, path)
+    except Exception as error:  # of any codec or metric
+        raise InputError(f"{name} on {path.name}: {error or type(error).__name__}") from error
 
 
-def _head_id(path: Path | None) -> str:
+def head_id(path: Path | None) -> str:
+    """Id of the weights of a head, None for the installed one; raises InputError."""
     path = path or folder() / "restorer.safetensors"
     return hashlib.sha256(read_bytes(path)).hexdigest()[:8]
 
@@ -156,15 +166,17 @@ def _begin(
     """The results so far, made ready for these codecs; and {name in the results: codec}.
 
     Raises:
-        UsageError: the file is of another set, task or choice of pictures, or a codec is not there.
+        UsageError: the file is of another set, task, head or choice of pictures, a codec is not there or was
+            another version when the file was begun.
     """
     chosen = choose(names)
-    if plan.kind == "rd" and names is None:
-        chosen.pop(JOINT, None)  # it does not give back what was put in
-    if JOINT in chosen and plan.kind == "rd":
-        raise UsageError(f"{JOINT} makes no faithful copies: it is for llicm bench rp")
-    if label and len(chosen) != 1:
-        raise UsageError("--as goes with one --codec")
+    for name in OWN_HEAD:
+        if plan.kind == "rd" and name in chosen:
+            if names:
+                raise UsageError(f"{name} is for llicm bench rp: it differs from llicm by its head")
+            del chosen[name]
+    if label and (len(chosen) != 1 or label == REFERENCE):
+        raise UsageError(f"--as goes with one --codec, and is not {REFERENCE}")
     labels = {label or name: name for name in chosen}
     described = {name: asdict(describe(name)) for name in meters(plan.metric_files, plan.extra)}
     results: dict[str, Any] = {
@@ -173,6 +185,7 @@ def _begin(
         "set": plan.pictures.folder.resolve().name,
         "task": plan.pictures.task,
         "inputs": plan.pictures.source,
+        "head": None if plan.kind == "rd" else head_id(plan.head),
         "pictures": [path.name for path in plan.pictures.paths],
         "metrics": described,
         "reference": {"input": {}, "restored": {}},
@@ -180,7 +193,7 @@ def _begin(
     }
     if output.exists():
         before = load_results(output)
-        for key in ("kind", "set", "task", "inputs", "pictures", "metrics"):
+        for key in (*IDENTITY, "pictures"):
             if before[key] != results[key]:
                 raise UsageError(f"{output} holds results of another {key}; name another file")
         results = before
@@ -188,12 +201,13 @@ def _begin(
         entry = {
             "codec": name,
             "version": chosen[name].version(),
-            "head": None if plan.kind == "rd" else _head_id(None if name == JOINT else plan.head),
+            "head": head_id(None) if name in OWN_HEAD else results["head"],
             "settings": list(chosen[name].settings),
         }
-        old = results["codecs"].get(shown, {})
-        if any(old.get(key) != value for key, value in entry.items()):
-            results["codecs"][shown] = entry | {"pictures": {}}
+        old = results["codecs"].setdefault(shown, entry | {"pictures": {}})
+        for key, value in entry.items():
+            if old[key] != value:
+                raise UsageError(f"{output} has {shown} with another {key}; name another file, or use --as")
     return results, labels
 
 
@@ -244,8 +258,11 @@ def measure(
                 pool.submit(_do, labels.get(shown, shown), p): (shown, p) for shown, p in todo
             }
             while waiting:
+                failure = None
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     shown, path = waiting.pop(future)
+                    if failure := failure or future.exception():
+                        continue
                     found = future.result()
                     if shown == REFERENCE:
                         for kind, values in found.items():
@@ -254,7 +271,11 @@ def measure(
                         done[shown][path.name] = found
                     tick(1 - len(waiting) / len(todo), f"{shown} {path.name}")
                 store_results(output, results)
+                if failure:
+                    raise failure
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
     return results

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from llicm_cli.bench.codecs import JOINT, known
+from llicm_cli.bench.codecs import OWN_HEAD, Codec, choose
 from llicm_cli.bench.curves import BdRate, Points, bd_rate, bootstrapped, points, quality
-from llicm_cli.bench.measure import decoded, load_results
+from llicm_cli.bench.measure import decoded, head_id, load_results
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_bytes
 from llicm_cli.models.weights import load_restorer
 from llicm_cli.tasks import CLEAN
 
+PUBLISHED_SET = "kodak"
 PUBLISHED_METRICS = {"psnr": "psnr_rgb", "ms_ssim": "ms_ssim_rgb"}
 CROP = 192  # pixels a side
 SEARCH = 6  # steps towards equal rate
@@ -33,7 +34,11 @@ Published = dict[str, dict[str, list[float]]]
 
 @dataclass
 class SetResults:
-    """All that was measured of one set, from one or several files."""
+    """All that was measured of one set, from one or several files.
+
+    Attributes:
+        incomplete: codecs that were not measured on every picture, and are left out.
+    """
 
     kind: str
     name: str
@@ -43,6 +48,8 @@ class SetResults:
     metrics: dict[str, dict[str, str]]
     reference: dict[str, dict[str, dict[str, float | None]]]
     codecs: dict[str, dict[str, Any]]
+    head: str | None
+    incomplete: set[str]
 
     @property
     def title(self) -> str:
@@ -64,7 +71,8 @@ def merge(paths: list[Path]) -> list[SetResults]:
 
     Raises:
         InputError: not a results file.
-        UsageError: files of the same set that were not measured on the same pictures and metrics.
+        UsageError: files of the same set that were not measured on the same pictures, with the same metrics
+            and the same common head, or have different results of the same codec.
     """
     found: dict[tuple[str, ...], SetResults] = {}
     for path in paths:
@@ -72,12 +80,14 @@ def merge(paths: list[Path]) -> list[SetResults]:
         complete = {n: c for n, c in data["codecs"].items() if len(c["pictures"]) == len(data["pictures"])}
         new = SetResults(
             data["kind"], data["set"], data["task"], data["inputs"], data["pictures"], data["metrics"],
-            data["reference"], complete,
+            data["reference"], complete, data["head"], set(data["codecs"]) - set(complete),
         )  # fmt: skip
         key = (new.kind, new.name, new.task, new.inputs)
         old = found.setdefault(key, new)
-        if (old.pictures, old.metrics) != (new.pictures, new.metrics):
-            raise UsageError(f"{path}: other pictures or metrics than in an earlier file of {new.title}")
+        for name in ("pictures", "metrics", "head"):
+            if getattr(old, name) != getattr(new, name):
+                raise UsageError(f"{path}: other {name} than in an earlier file of {new.title}")
+        old.incomplete |= new.incomplete
         for name, entry in complete.items():
             if old.codecs.setdefault(name, entry) != entry:
                 raise UsageError(f"{path}: {name} on {new.title} is in an earlier file too")
@@ -87,8 +97,8 @@ def merge(paths: list[Path]) -> list[SetResults]:
 
 
 def published_curves(path: Path) -> Published:
-    """Curves of ``{"curves": {name: {"bpp": [...], "psnr_rgb": [...], "ms_ssim_rgb": [...]}}}``; raises
-    InputError."""
+    """Curves of ``{"curves": {name: {"bpp": [...], "psnr_rgb": [...], "ms_ssim_rgb": [...]}}}``, means over
+    the Kodak pictures; raises InputError."""
     try:
         curves = json.loads(read_bytes(path))["curves"]
         return {name: {k: v for k, v in c.items() if isinstance(v, list)} for name, c in curves.items()}
@@ -104,6 +114,8 @@ def _against(results: SetResults, anchor: str, test: str, metric: str) -> BdRate
 
 def _against_published(results: SetResults, curve: dict[str, list[float]], test: str, metric: str) -> BdRate:
     key = PUBLISHED_METRICS.get(metric, "")
+    if results.name.lower() != PUBLISHED_SET or test not in results.codecs:
+        return BdRate(reason="other pictures")
     if not curve.get(key):
         return BdRate(reason="not published")
     axis = quality(np.array(curve[key]), metric, "higher")
@@ -129,8 +141,15 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def tested(sets: list[SetResults], kind: str, test: str | None) -> list[str]:
     """The codecs that are compared with all others: the one asked for, or ours."""
-    ours = [test] if test else ["llicm"] if kind == "rd" else [JOINT, "llicm"]
+    ours = [test] if test else ["llicm"] if kind == "rd" else ["llicm-joint", "llicm"]
     return [name for name in ours if any(name in s.codecs for s in sets)]
+
+
+def check_tested(sets: list[SetResults], test: str | None) -> None:
+    """Raise UsageError if the codec to compare with the others was not measured."""
+    if test and not any(test in s.codecs for s in sets):
+        there = sorted({codec for s in sets for codec in s.codecs})
+        raise UsageError(f"{test!r} was not measured; there are {', '.join(there)}")
 
 
 def as_json(sets: list[SetResults], test: str | None, published: Published) -> list[dict[str, Any]]:
@@ -176,6 +195,8 @@ def markdown(sets: list[SetResults], test: str | None, published: Published) -> 
 
 def _comparison(sets: list[SetResults], test: str, published: Published) -> list[str]:
     """Tables of the BD-rates of one codec against all others, one a metric."""
+    if all(set(s.codecs) <= {test} for s in sets) and not published:
+        return [f"Only {test} was measured: there is nothing to compare it with."]
     anchors = list(dict.fromkeys(c for s in sets for c in s.codecs if c != test))
     metrics = {name: m for s in sets for name, m in s.metrics.items()}
     parts = [f"### BD-rate of {test} (%)"]
@@ -212,6 +233,8 @@ def _curves(results: SetResults) -> str:
         head = f", head {entry['head']}" if entry["head"] else ""
         rows.append([name, f"{entry['version']}{head}", cells])
     words = f"**{results.title}**, {len(results.pictures)} pictures, {results.inputs}"
+    if results.incomplete:
+        words += f"; not measured on all of them and left out: {', '.join(sorted(results.incomplete))}"
     if results.kind == "rp":
         before, after = (results.reference_mean(k, "psnr") for k in ("input", "restored"))
         if before is not None and after is not None:
@@ -248,16 +271,18 @@ def _plot(results: SetResults, metric: str, published: Published) -> str:
     return text[text.index("<svg") :]
 
 
-def _nearest(encode: Callable[[float], bytes], settings: list[float], wanted: float) -> tuple[bytes, float]:
-    """The file whose size is nearest to ``wanted`` bytes, by bisection between settings."""
-    low, high = settings[0], settings[-1]
-    files = {s: encode(s) for s in (low, high)}
-    for _ in range(SEARCH):
-        middle = float(np.sqrt(low * high)) if 0 < low < high < 1 else (low + high) / 2
-        files[middle] = encode(middle)
-        low, high = (middle, high) if len(files[middle]) < wanted else (low, middle)
-    best = min(files, key=lambda s: abs(len(files[s]) / wanted - 1))
-    return files[best], best
+def _nearest(codec: Codec, picture: Image.Image, wanted: float) -> bytes:
+    """The file of a picture whose size is nearest to ``wanted`` bytes, by bisection between settings."""
+    if not codec.between:
+        files = [codec.encode(picture, setting) for setting in codec.settings]
+    else:
+        low, high = codec.settings[0], codec.settings[-1]
+        files = [codec.encode(picture, setting) for setting in (low, high)]
+        for _ in range(SEARCH):
+            middle = float(np.sqrt(low * high)) if 0 < low < high < 1 else (low + high) / 2
+            files.append(codec.encode(picture, middle))
+            low, high = (middle, high) if len(files[-1]) < wanted else (low, middle)
+    return min(files, key=lambda data: abs(len(data) / wanted - 1))
 
 
 def _crop_box(picture: Image.Image) -> tuple[int, int, int, int]:
@@ -274,8 +299,8 @@ def _img(picture: Image.Image, words: str) -> str:
 
 
 def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
-    """One picture of a set, the middle cut out of it, from every codec at equal rate: that of our own codec
-    at the middle of its settings."""
+    """The middle of one picture of a set from every codec that is installed, with the head that was measured,
+    at equal rate: that of our own codec at the middle of its settings."""
     sigma = results.inputs.partition("sigma ")[2].partition(",")[0]
     seed = results.inputs.rpartition(" ")[2].removesuffix("+i")
     pictures = PictureSet(
@@ -288,16 +313,21 @@ def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
     box = _crop_box(picture)
     network = None if results.task == CLEAN else load_restorer(head)
     shown = [_img(picture.crop(box), "input")]
-    codecs = known()
-    present = {n: e for n, e in results.codecs.items() if e["codec"] in codecs}
-    ours = next((n for n in (JOINT, "llicm") if n in present), next(iter(present), None))
+    codecs = choose(None)
+    common, own = (None, None) if results.kind == "rd" else (head_id(head), head_id(None))
+    present = {
+        name: entry
+        for name, entry in results.codecs.items()
+        if entry["codec"] in codecs and entry["head"] == (own if entry["codec"] in OWN_HEAD else common)
+    }
+    ours = next((n for n in ("llicm-joint", "llicm") if n in present), next(iter(present), None))
     if ours is not None:
         entry = present[ours]
         rates = entry["pictures"][path.name]["bpp"]
         wanted = rates[len(rates) // 2] * picture.width * picture.height / 8
         for name, entry in present.items():
             codec = codecs[entry["codec"]]
-            data, _ = _nearest(lambda s, c=codec: c.encode(picture, s), entry["settings"], wanted)  # type: ignore[misc]
+            data = _nearest(codec, picture, wanted)
             restored = decoded(entry["codec"], data, results.task, network)
             bpp = 8 * len(data) / (picture.width * picture.height)
             shown.append(_img(restored.crop(box), f"{name}, {bpp:.3f} bpp"))
@@ -351,7 +381,7 @@ def page(
         text: of ``markdown``.
         published: curves to draw on clean pictures.
         root: folder that holds the sets by name; None for no crops.
-        head: weights of the head that every codec but ``llicm-joint`` is followed by.
+        head: weights of the common head; None for the installed one.
         tick: told the done share and a few words.
     """
     parts = []
@@ -360,7 +390,7 @@ def page(
         parts.append(f"<h2>{html.escape(results.title)}</h2>")
         if root is not None and (root / results.name).is_dir():
             parts.append(_crops(results, root / results.name, head))
-        lines = published if results.kind == "rd" else {}
+        lines = published if results.kind == "rd" and results.name.lower() == PUBLISHED_SET else {}
         parts += [_plot(results, metric, lines) for metric in results.metrics]
     title = "<meta charset=utf-8><title>llicm bench</title>"
     body = _as_html(text) + "\n" + "\n".join(parts)

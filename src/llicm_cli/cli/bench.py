@@ -41,8 +41,8 @@ MetricFiles = Annotated[
 Extra = Annotated[list[str] | None, typer.Option("--metric", help="One more metric: pyiqa:NAME.")]
 Head = Annotated[
     Path | None,
-    typer.Option(help="Weights of the restoration head after every codec but llicm-joint; default: the "
-                 "installed one."),
+    typer.Option(help="Weights of the restoration head after every codec but llicm-rdo and llicm-joint; "
+                 "default: the installed one."),
 ]  # fmt: skip
 Jobs = Annotated[int, typer.Option(min=1, max=64, help="Processes at work.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results on stdout too.")]
@@ -102,7 +102,8 @@ def rp(
     """Rate-perception: code degraded pictures, restore what was decoded, compare with the ideal.
 
     A folder with input/ and gt/ holds real pairs; the pictures of any other are degraded with a fixed seed.
-    Every codec is followed by the same restoration head, llicm-joint by the one it was trained with.
+    Every codec is followed by the same restoration head; llicm-rdo and llicm-joint by the installed one, as
+    llicm decode --task does.
     """
     _require_packages()
     check_task(task)
@@ -128,7 +129,7 @@ def report(
         str | None, typer.Option(help="The codec that is compared with all others; default: ours.")
     ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="JSON file of published curves, for rate-distortion.")
+        Path | None, typer.Option(help="JSON file of published curves, for a set named kodak.")
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder that holds the sets by name: adds crops at equal rate.")
@@ -138,9 +139,10 @@ def report(
 ) -> None:
     """BD-rates and curves of results files: as Markdown on stdout, or with a page of plots in a folder."""
     _require_packages()
-    from llicm_cli.bench.report import as_json, markdown, merge, page, published_curves
+    from llicm_cli.bench.report import as_json, check_tested, markdown, merge, page, published_curves
 
     sets = merge(results)
+    check_tested(sets, test)
     curves = published_curves(published) if published else {}
     if numbers:
         console.show(json.dumps(as_json(sets, test, curves)))

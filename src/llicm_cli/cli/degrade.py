@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli.files import (
     Inputs,
     Jobs,
+    MaxPixels,
     Output,
     Overwrite,
     SkipExisting,
@@ -32,6 +34,7 @@ def degrade(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32, help="Seed of strength and place; equal seeds, equal pictures.")
     ] = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
     jobs: Jobs = 1,
@@ -47,6 +50,8 @@ def degrade(
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        return picture_file(pipeline.degrade(read_picture(data, warn), task, seed), target, warn)
+        return picture_file(
+            pipeline.degrade(read_picture(data, warn, max_pixels=max_pixels), task, seed), target, warn
+        )
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

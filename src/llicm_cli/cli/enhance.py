@@ -38,9 +38,9 @@ from llicm_cli.tasks import AUTO, parse_tasks
 SUFFIX = ".enhanced.png"
 
 
-def _read_mask(path: Path) -> Image.Image:
+def _read_mask(path: Path, max_pixels: int) -> Image.Image:
     try:
-        return read_image(read_input(path))[0]
+        return read_image(read_input(path), max_pixels)[0]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -81,7 +81,7 @@ def enhance(
     check_suffix(output, outputs)
     from llicm_cli import pipeline
 
-    hole = None if mask is None else _read_mask(mask)
+    hole = None if mask is None else _read_mask(mask, max_pixels)
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
         if data.startswith(MAGIC):

@@ -10,13 +10,13 @@ import typer
 
 from llicm_cli import bitstream
 from llicm_cli.cli import console
-from llicm_cli.cli.files import Inputs, read_input, report
+from llicm_cli.cli.files import Inputs, MaxPixels, read_input, report
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, max_pixels: int) -> dict[str, Any]:
     """The facts of one stream; raises LlicmError."""
     data = read_input(path)
-    stream = bitstream.parse(data)
+    stream = bitstream.parse(data, max_pixels)
     return {
         "file": str(path),
         "format": f"LL-ICM {bitstream.VERSION}",
@@ -36,11 +36,12 @@ def describe(path: Path) -> dict[str, Any]:
 def info(
     inputs: Inputs,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    max_pixels: MaxPixels = bitstream.MAX_PIXELS,
 ) -> None:
     """Show what streams contain, without decoding them."""
 
     def show(path: Path) -> None:
-        facts = describe(path)
+        facts = describe(path, max_pixels)
         if as_json:
             console.show(json.dumps(facts))
         else:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llicm_cli.bitstream import MAGIC
+from llicm_cli.bitstream import MAGIC, MAX_PIXELS
 from llicm_cli.cli import console
-from llicm_cli.cli.files import Inputs, read_input, report
+from llicm_cli.cli.files import Inputs, MaxPixels, read_input, report
 from llicm_cli.image_io import read_image
 
 BAR = 40  # characters of a bar that stands for certainty
@@ -25,6 +26,7 @@ def table(shares: dict[str, float]) -> str:
 def inspect(
     inputs: Inputs,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Show what is wrong with pictures: the probability of each degradation, and of none (clean).
 
@@ -32,9 +34,11 @@ def inspect(
     """
     from llicm_cli import pipeline
 
+    decode = partial(pipeline.decode, max_pixels=max_pixels)
+
     def show(path: Path) -> None:
         data = read_input(path)
-        image = pipeline.decode(data) if data.startswith(MAGIC) else read_image(data)[0]
+        image = decode(data) if data.startswith(MAGIC) else read_image(data, max_pixels)[0]
         shares = pipeline.inspect(image)
         if as_json:
             console.show(json.dumps({"file": str(path), **{k: round(p, 4) for k, p in shares.items()}}))

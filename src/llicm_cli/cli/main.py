@@ -69,6 +69,6 @@ def run() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.say("llicm: interrupted")
-        sys.exit(130)
+        os._exit(130)  # at once, without waiting for threads that are at work
     except Exception as error:
         sys.exit(console.fault(error))

@@ -115,6 +115,7 @@ class Restorer(nn.Module):
     def __init__(self, config: RestorerConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.id = ""  # of the weights file it comes from: the first 8 hex digits of its SHA-256
         self.understand = nn.Sequential(
             Pointwise(c.embedding + SOURCE, c.condition), nn.SiLU(), Pointwise(c.condition, c.condition)
         )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from llicm_cli.errors import ModelError
 from llicm_cli.models.codec import Codec, CodecConfig
+from llicm_cli.models.entropy import SCALE_LEVELS
 from llicm_cli.models.exact import ExactScalePrior, quantise, restore
 from llicm_cli.models.restorer import Restorer, RestorerConfig
 from llicm_cli.tables import Tables
@@ -34,7 +35,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 MODEL_ID_BYTES = 4
 NAMES = ("codec", "guide", "restorer")
-LARGEST = 2**16  # of the numbers in a configuration
+LARGEST = 2**16  # of the numbers in a configuration, which has no business with larger ones
 _PARTS = ("codec.", "scale_prior.", "tables.", "training.", "guide.", "restorer.")
 
 
@@ -168,7 +169,7 @@ def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor
         state = {k: v.float() for k, v in parts["codec."].items()}
         state |= {f"scale_prior.{k}": v for k, v in restore(parts["scale_prior."]).items()}
         return _filled(lambda: Codec(CodecConfig(**config)), config, state)
-    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+    except Exception as error:  # open_clip raises nearly anything on a foreign configuration
         raise ModelError(f"{path} does not fit this program's networks") from error
 
 
@@ -211,7 +212,7 @@ def _load_network(path: Path, part: str, build: Callable[[dict[str, Any]], Netwo
     try:
         state = {k: v.float() if v.is_floating_point() else v for k, v in parts[part].items()}
         network = _filled(lambda: build(config), config, state)
-    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+    except Exception as error:  # open_clip raises nearly anything on a foreign configuration
         raise ModelError(f"{path} does not fit this program's networks") from error
     return network.eval().requires_grad_(False), digest
 
@@ -231,7 +232,8 @@ def load_guide(path: Path | None = None) -> Guide:
 def load_restorer(path: Path | None = None) -> Restorer:
     """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
     path = path or folder() / "restorer.safetensors"
-    head, _ = _load_network(path, "restorer.", lambda config: Restorer(RestorerConfig(**config)))
+    head, digest = _load_network(path, "restorer.", lambda config: Restorer(RestorerConfig(**config)))
+    head.id = digest[:MODEL_ID_BYTES].hex()
     return head.to(memory_format=torch.channels_last)
 
 
@@ -249,7 +251,7 @@ def load_codec(path: Path | None = None) -> CodecModel:
         tables = Tables(*(parts["tables."][n].numpy() for n in ("cdf", "size", "offset")))
     except KeyError as error:
         raise ModelError(f"{path} lacks its range coder tables") from error
-    if problem := tables.problem():
+    if problem := tables.problem(SCALE_LEVELS + codec.config.hyper):
         raise ModelError(f"{path}: {problem}")
     codec = codec.to(memory_format=torch.channels_last)
     return CodecModel(digest[:MODEL_ID_BYTES], codec, ExactScalePrior(parts["scale_prior."]), tables)
