@@ -258,9 +258,9 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
     places = bands(h, w)
     z_shape = (codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
     band = codec.config.latent * (places[0][1] - places[0][0]) * w
-    reader = _Reader(
-        model.tables, stream.payload, len(places) > 1, int(np.prod(z_shape)) + STREAM_SYMBOLS + band
-    )
+    many = len(places) > 1
+    most = int(np.prod(z_shape)) + band + (STREAM_SYMBOLS if many else 0)
+    reader = _Reader(model.tables, stream.payload, many, most)
     z_hat = reader.take(_hyper_tables(z_shape)).reshape(z_shape).clamp(-HYPER_LIMIT, HYPER_LIMIT)
     latents = _Latents(model, z_hat, torch.zeros(codec.config.latent, h, w), stream.rate)
 

@@ -315,7 +315,8 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict
 def _tiff_tags(exif: bytes) -> Image.Exif:
     """EXIF as tags of a TIFF, without what it says of the layout of pixels; nothing if it is damaged."""
     found, kept = Image.Exif(), Image.Exif()
-    with suppress(Exception):  # Pillow's reader raises nearly anything
+    with suppress(Exception), warnings.catch_warnings():  # Pillow's reader raises nearly anything
+        warnings.simplefilter("ignore")
         found.load(exif)
         _copy_tags(found, kept)
         whole = Image.Exif()
