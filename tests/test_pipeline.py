@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from conftest import psnr
 from PIL import Image
 
@@ -67,9 +68,9 @@ def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatc
     rates = []
     encode_at = pipeline._encode_at
 
-    def watched(image: Image.Image, rate: int, objective: str) -> bytes:
+    def watched(image: Image.Image, pixels: torch.Tensor, rate: int, objective: str) -> bytes:
         rates.append(rate)
-        return encode_at(image, rate, objective)
+        return encode_at(image, pixels, rate, objective)
 
     monkeypatch.setattr(pipeline, "_encode_at", watched)
     with pytest.raises(TargetError):

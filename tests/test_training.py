@@ -68,7 +68,7 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
 
     model = load_codec(weights)
     with torch.inference_mode():
-        payload, crc = coding.encode_pixels(model, pipeline._pixels(crop), 50_000, "rdo")
+        payload, crc = coding.encode_pixels(model, pipeline._pixels(crop), 50_000)
         stream = bitstream.Stream(*crop.size, "RGB", 50_000, model.id, payload, crc)
         pixels = coding.decode_pixels(model, stream)
     decoded = Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -216,7 +216,7 @@ class _Reader:
             raise BitstreamError("the stream is damaged (its payload goes on after its end)")
 
 
-def encode_pixels(model: CodecModel, pixels: Tensor, rate: int, objective: str) -> tuple[bytes, int]:
+def encode_pixels(model: CodecModel, pixels: Tensor, rate: int) -> tuple[bytes, int]:
     """uint8 (3, H, W) -> (payload, symbol checksum)."""
     codec, t = model.codec, position(rate)
     h, w = (-(-n // PATCH) for n in pixels.shape[1:])
@@ -226,7 +226,7 @@ def encode_pixels(model: CodecModel, pixels: Tensor, rate: int, objective: str) 
         first, last = _wider(top, bottom, MARGIN, h)
         x = to_unit(pixels[None, :, first * PATCH : last * PATCH])
         x = F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
-        seen = codec.analyse(x.contiguous(memory_format=torch.channels_last), t, objective)[0]
+        seen = codec.analyse(x.contiguous(memory_format=torch.channels_last), t)[0]
         y[:, top:bottom] = seen[:, top - first : bottom - first]
     z_hat = torch.empty(codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
     for top, bottom in places:

@@ -42,14 +42,24 @@ def _check_image(image: Image.Image) -> None:
 
 
 @torch.inference_mode()
-def _encode_at(image: Image.Image, rate: int, objective: str) -> bytes:
-    model = load_codec()
+def _to_code(image: Image.Image, objective: str, task: str) -> Tensor:
+    """The pixels that a stream is to hold, uint8 (3, H, W); raises UsageError or InputError."""
+    tasks = _check_restoration(task, 1.0, None)
     if objective not in bitstream.OBJECTIVES:
         raise UsageError(f"unknown objective {objective!r}; known are {', '.join(bitstream.OBJECTIVES)}")
-    if objective not in model.codec.objectives:
-        raise ModelError(f"the installed codec cannot encode for objective {objective}")
+    _check_image(image)
+    pixels = _pixels(image)
+    if objective == "rpo":
+        pixels = _restore(pixels, tasks, 1.0, source(False, False, torch.zeros(1)), None)
+    return pixels
+
+
+@torch.inference_mode()
+def _encode_at(image: Image.Image, pixels: Tensor, rate: int, objective: str) -> bytes:
+    """Code pixels of ``_to_code``, with what else a picture has."""
+    model = load_codec()
     alpha, metadata = _pack_alpha(image), _metadata(image)
-    payload, crc = encode_pixels(model, _pixels(image), rate, objective)
+    payload, crc = encode_pixels(model, pixels, rate)
     colour = "grey" if _is_grey(image) else "RGB"
     return bitstream.write(
         Stream(*image.size, colour, rate, model.id, payload, crc, objective, alpha, metadata)
@@ -115,7 +125,9 @@ def _told(model: str, task: str, strength: float, head: Restorer | None) -> str:
     return f"{told} guide={head.config.guide} head={head.id}"
 
 
-def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "rdo") -> bytes:
+def encode(
+    image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "rdo", task: str = AUTO
+) -> bytes:
     """Code a picture.
 
     Args:
@@ -123,43 +135,45 @@ def encode(image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "
             loss, and so are ``icc_profile``, ``exif`` and ``xmp`` (bytes) in its ``info``.
         lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
             (CompressAI's convention): larger means better and larger.
-        objective: ``rdo``, a faithful copy of the picture as it is; or ``rpo``, made to be restored:
-            noise, rain, haze are left out of the stream, and cannot be had back.
+        objective: ``rdo``, a faithful copy of the picture as it is; or ``rpo``, an estimate of the clean
+            picture behind it: where the source is seen through a disturbance and error is squared, the best
+            encoder first estimates the source and then codes the estimate (Dobrushin and Tsybakov, 1962;
+            Wolf and Ziv, 1970). What the head removes is not in the stream and cannot be had back.
+        task: for rpo: what disturbs the picture, as for ``enhance``.
 
     Returns:
         A complete stream, as ``llicm encode`` writes to a file.
 
     Raises:
-        UsageError: lmbda out of range, or an unknown objective.
-        ModelError: the installed codec was not trained for that objective.
+        UsageError: lmbda out of range, an unknown objective or task.
         InputError: a picture of another mode, or without pixels.
     """
     try:
         rate = bitstream.rate_of_lambda(lmbda)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    _check_image(image)
-    return _encode_at(image, rate, objective)
+    return _encode_at(image, _to_code(image, objective, task), rate, objective)
 
 
-def encode_to_size(image: Image.Image, size: int, objective: str = "rdo") -> bytes:
+def encode_to_size(image: Image.Image, size: int, objective: str = "rdo", task: str = AUTO) -> bytes:
     """Code a picture into a stream of about ``size`` bytes, found by searching lambda.
 
     Args:
         image: as for ``encode``.
         size: bytes; the result is within 3 % of it.
         objective: as for ``encode``.
+        task: as for ``encode``.
 
     Raises:
-        UsageError: size is not positive, or an unknown objective.
+        UsageError: size is not positive, an unknown objective or task.
         TargetError: no lambda in range gives that size.
         InputError: a picture of another mode, or without pixels.
     """
     if size < 1:
         raise UsageError(f"a file cannot have {size} bytes")
-    _check_image(image)
+    pixels = _to_code(image, objective, task)
     low, high = 0, bitstream.RATE_MAX
-    found = {rate: _encode_at(image, rate, objective) for rate in (low, high)}
+    found = {rate: _encode_at(image, pixels, rate, objective) for rate in (low, high)}
     if len(found[low]) * (1 - TARGET_TOLERANCE) <= size <= len(found[high]) * (1 + TARGET_TOLERANCE):
         for _ in range(TARGET_TRIES):
             if high - low < 2 or _miss(_nearest(found, size), size) <= TARGET_TOLERANCE / 2:
@@ -171,7 +185,7 @@ def encode_to_size(image: Image.Image, size: int, objective: str = "rdo") -> byt
             margin = (high - low) // 16 + 1
             rate = min(max(round(place), low + margin), high - margin)
             rate = rate if low < rate < high else (low + high) // 2
-            found[rate] = _encode_at(image, rate, objective)
+            found[rate] = _encode_at(image, pixels, rate, objective)
             low, high = (rate, high) if len(found[rate]) < size else (low, rate)
     best = _nearest(found, size)
     if _miss(best, size) > TARGET_TOLERANCE:

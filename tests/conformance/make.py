@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from llicm_cli import bitstream, pipeline
-from llicm_cli.models.weights import load_codec
 
 HERE = Path(__file__).parent
 
@@ -60,10 +59,9 @@ def streams() -> dict[str, bytes]:
         "transparency": pipeline.encode(clear, 0.01),
         "grey-transparency": pipeline.encode(grey_clear, 0.01),
         "metadata": pipeline.encode(told, 0.01),
+        "rpo": pipeline.encode(small, 0.01, "rpo", "denoise"),
         "unknown-chunk": body + struct.pack("<I", zlib.crc32(body)),
     }
-    if "rpo" in load_codec().codec.objectives:
-        found["rpo"] = pipeline.encode(small, 0.01, "rpo")
     return found
 
 

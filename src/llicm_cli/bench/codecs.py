@@ -29,7 +29,9 @@ from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.weights import load_codec
 from llicm_cli.version import __version__
 
-OWN_HEAD = ("llicm-rdo", "llicm-joint")  # restored by ``llicm decode --task``, the others by the common head
+RPO = "llicm-rpo"  # is told the task when it codes
+RESTORED_FIRST = "avif-restored-first"  # the common head works before the codec, not after
+OWN_HEAD = ("llicm-rdo", RPO)  # restored by ``llicm decode --task``, the others by the common head
 
 
 @dataclass(frozen=True)
@@ -200,16 +202,15 @@ def _ours() -> str:
     return f"llicm {__version__}, model {load_codec().id.hex()}"
 
 
-def _joint() -> str | None:
-    return _ours() if "rpo" in load_codec().codec.objectives else None
-
-
 LAMBDAS = (0.001, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.1)
 
 CODECS: dict[str, Codec] = {
     "llicm": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
     "llicm-rdo": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
-    "llicm-joint": Codec(partial(pipeline.encode, objective="rpo"), pipeline.decode, LAMBDAS, _joint),
+    RPO: Codec(partial(pipeline.encode, objective="rpo"), pipeline.decode, LAMBDAS, _ours),
+    RESTORED_FIRST: Codec(
+        partial(_save, "AVIF", speed=6), _open, (5, 15, 27, 40, 52, 64, 76, 86), partial(_pillow, "avif"),
+    ),
     "jpeg": Codec(
         partial(_save, "JPEG", optimize=True), _open, (3, 8, 16, 30, 50, 70, 85, 93),
         partial(_pillow, "libjpeg_turbo"),

@@ -29,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from llicm_cli import pipeline
-from llicm_cli.bench.codecs import OWN_HEAD, choose, known
+from llicm_cli.bench.codecs import OWN_HEAD, RESTORED_FIRST, RPO, choose, known
 from llicm_cli.bench.metrics import Measure, describe, meters
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import check_output, read_bytes, write_file
+from llicm_cli.models.restorer import Restorer
 from llicm_cli.models.weights import folder, load_guide, load_restorer
 from llicm_cli.tasks import CLEAN
 
@@ -98,11 +100,11 @@ class _Work:
 
     def __init__(self, plan: Plan, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.plan, self.codecs = plan, known()
+        self.plan = plan
         self.meters: dict[str, Measure] = meters(plan.metric_files, plan.extra)
         self.head = None if plan.kind == "rd" else load_restorer(plan.head)
 
-    def scores(self, picture: Any, truth: Any) -> dict[str, float | None]:
+    def scores(self, picture: Image.Image, truth: Image.Image) -> dict[str, float | None]:
         """All metrics of a picture."""
         values = {name: measure(picture, truth) for name, measure in self.meters.items()}
         return {name: None if v is None else round(v, 5) for name, v in values.items()}
@@ -116,10 +118,9 @@ class _Work:
     def curve(self, name: str, path: Path) -> dict[str, list[float | None]]:
         """bpp and all metrics of a picture at every setting of a codec."""
         picture, truth = self.plan.pictures.pair(path)
-        codec = self.codecs[name]
         found: dict[str, list[float | None]] = {}
-        for setting in codec.settings:
-            data = codec.encode(picture, setting)
+        for setting in known()[name].settings:
+            data = encoded(name, picture, setting, self.plan.pictures.task, self.head)
             shown = decoded(name, data, self.plan.pictures.task, self.head)
             bpp = round(8 * len(data) / (picture.width * picture.height), 5)
             for key, value in {"bpp": bpp, **self.scores(shown, truth)}.items():
@@ -127,10 +128,20 @@ class _Work:
         return found
 
 
-def decoded(name: str, data: bytes, task: str, head: Any) -> Any:
+def encoded(name: str, picture: Image.Image, setting: float, task: str, head: Restorer | None) -> bytes:
+    """A picture as a file of a codec, restored first if that is its way (``llicm-rpo`` is told the task)."""
+    encode: Callable[..., bytes] = known()[name].encode
+    if name == RPO:
+        return encode(picture, setting, task=task)
+    if name == RESTORED_FIRST:
+        picture = pipeline.enhance(picture, task, head=head)
+    return encode(picture, setting)
+
+
+def decoded(name: str, data: bytes, task: str, head: Restorer | None) -> Image.Image:
     """A file decoded, and restored unless the task is ``clean``: by its own head, or by the common one, which
     is told nothing of the codec."""
-    if task == CLEAN:
+    if task == CLEAN or name == RESTORED_FIRST:
         return known()[name].decode(data)
     if name in OWN_HEAD:
         return pipeline.decode(data, task)
@@ -170,10 +181,10 @@ def _begin(
             another version when the file was begun.
     """
     chosen = choose(names)
-    for name in OWN_HEAD:
+    for name in (*OWN_HEAD, RESTORED_FIRST):
         if plan.kind == "rd" and name in chosen:
             if names:
-                raise UsageError(f"{name} is for llicm bench rp: it differs from llicm by its head")
+                raise UsageError(f"{name} is for llicm bench rp")
             del chosen[name]
     if label and (len(chosen) != 1 or label == REFERENCE):
         raise UsageError(f"--as goes with one --codec, and is not {REFERENCE}")

@@ -8,15 +8,16 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from llicm_cli.bench.codecs import OWN_HEAD, Codec, choose
+from llicm_cli.bench.codecs import OWN_HEAD, choose, known
 from llicm_cli.bench.curves import BdRate, Points, bd_rate, bootstrapped, points, quality
-from llicm_cli.bench.measure import decoded, head_id, load_results
+from llicm_cli.bench.measure import decoded, encoded, head_id, load_results
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_bytes
@@ -141,7 +142,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def tested(sets: list[SetResults], kind: str, test: str | None) -> list[str]:
     """The codecs that are compared with all others: the one asked for, or ours."""
-    ours = [test] if test else ["llicm"] if kind == "rd" else ["llicm-joint", "llicm"]
+    ours = [test] if test else ["llicm"] if kind == "rd" else ["llicm-rpo", "llicm"]
     return [name for name in ours if any(name in s.codecs for s in sets)]
 
 
@@ -174,7 +175,7 @@ def markdown(sets: list[SetResults], test: str | None, published: Published) -> 
     Args:
         sets: of ``merge``.
         test: the codec to compare with the others; None for ours: ``llicm`` on clean pictures, else
-            ``llicm-joint`` and ``llicm``.
+            ``llicm-rpo`` and ``llicm``.
         published: curves to compare with on clean pictures.
     """
     parts = ["# Benchmark"]
@@ -271,16 +272,17 @@ def _plot(results: SetResults, metric: str, published: Published) -> str:
     return text[text.index("<svg") :]
 
 
-def _nearest(codec: Codec, picture: Image.Image, wanted: float) -> bytes:
-    """The file of a picture whose size is nearest to ``wanted`` bytes, by bisection between settings."""
+def _nearest(name: str, encode: Callable[[float], bytes], wanted: float) -> bytes:
+    """The file whose size is nearest to ``wanted`` bytes, by bisection between settings."""
+    codec = known()[name]
     if not codec.between:
-        files = [codec.encode(picture, setting) for setting in codec.settings]
+        files = [encode(setting) for setting in codec.settings]
     else:
         low, high = codec.settings[0], codec.settings[-1]
-        files = [codec.encode(picture, setting) for setting in (low, high)]
+        files = [encode(setting) for setting in (low, high)]
         for _ in range(SEARCH):
             middle = float(np.sqrt(low * high)) if 0 < low < high < 1 else (low + high) / 2
-            files.append(codec.encode(picture, middle))
+            files.append(encode(middle))
             low, high = (middle, high) if len(files[-1]) < wanted else (low, middle)
     return min(files, key=lambda data: abs(len(data) / wanted - 1))
 
@@ -320,15 +322,16 @@ def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
         for name, entry in results.codecs.items()
         if entry["codec"] in codecs and entry["head"] == (own if entry["codec"] in OWN_HEAD else common)
     }
-    ours = next((n for n in ("llicm-joint", "llicm") if n in present), next(iter(present), None))
+    ours = next((n for n in ("llicm-rpo", "llicm") if n in present), next(iter(present), None))
     if ours is not None:
         entry = present[ours]
         rates = entry["pictures"][path.name]["bpp"]
         wanted = rates[len(rates) // 2] * picture.width * picture.height / 8
         for name, entry in present.items():
-            codec = codecs[entry["codec"]]
-            data = _nearest(codec, picture, wanted)
-            restored = decoded(entry["codec"], data, results.task, network)
+            codec = entry["codec"]
+            encode = partial(encoded, codec, picture, task=results.task, head=network)
+            data = _nearest(codec, encode, wanted)
+            restored = decoded(codec, data, results.task, network)
             bpp = 8 * len(data) / (picture.width * picture.height)
             shown.append(_img(restored.crop(box), f"{name}, {bpp:.3f} bpp"))
     shown.append(_img(truth.crop(box), "ideal"))

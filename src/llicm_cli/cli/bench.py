@@ -41,7 +41,7 @@ MetricFiles = Annotated[
 Extra = Annotated[list[str] | None, typer.Option("--metric", help="One more metric: pyiqa:NAME.")]
 Head = Annotated[
     Path | None,
-    typer.Option(help="Weights of the restoration head after every codec but llicm-rdo and llicm-joint; "
+    typer.Option(help="Weights of the restoration head after every codec but llicm-rdo and llicm-rpo; "
                  "default: the installed one."),
 ]  # fmt: skip
 Jobs = Annotated[int, typer.Option(min=1, max=64, help="Processes at work.")]
@@ -102,7 +102,7 @@ def rp(
     """Rate-perception: code degraded pictures, restore what was decoded, compare with the ideal.
 
     A folder with input/ and gt/ holds real pairs; the pictures of any other are degraded with a fixed seed.
-    Every codec is followed by the same restoration head; llicm-rdo and llicm-joint by the installed one, as
+    Every codec is followed by the same restoration head; llicm-rdo and llicm-rpo by the installed one, as
     llicm decode --task does.
     """
     _require_packages()

@@ -23,6 +23,7 @@ from llicm_cli.cli.files import (
     read_picture,
 )
 from llicm_cli.errors import UsageError
+from llicm_cli.tasks import AUTO, parse_tasks
 
 SUFFIX = ".llic"
 
@@ -47,11 +48,15 @@ def encode(
     ] = None,
     objective: Annotated[
         str,
-        typer.Option(help="rdo: a faithful copy of the picture, noise and rain included. rpo: made to be "
-                     "restored with decode --task; what restoration would remove is not coded and cannot be "
-                     "had back, and decoding without a task shows an estimate of the clean picture. It "
-                     "needs weights from llicm train joint."),
+        typer.Option(help="rdo: a faithful copy of the picture; noise and rain cost bits. rpo: an estimate "
+                     "of the clean picture behind it; what restoration removes is not coded and cannot be "
+                     "had back. Coding takes as long as coding and restoring."),
     ] = "rdo",
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="TASK[,TASK...]", show_default=AUTO,
+                     help="For rpo: what disturbs the picture, as for enhance."),
+    ] = None,
     strip: Strip = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
@@ -65,6 +70,10 @@ def encode(
         raise UsageError("give only one of --lambda, --bpp and --size")
     if objective not in OBJECTIVES:
         raise UsageError(f"--objective must be one of {', '.join(OBJECTIVES)}")
+    if task is not None and objective != "rpo":
+        raise UsageError("--task goes with --objective rpo; an rdo stream is restored when it is decoded")
+    undo = AUTO if task is None else task
+    parse_tasks(undo)
     outputs = plan_outputs(inputs, output, SUFFIX)
     from llicm_cli import pipeline
 
@@ -72,10 +81,10 @@ def encode(
         image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
         if bpp is not None:
             return pipeline.encode_to_size(
-                image, max(1, round(bpp * image.width * image.height / 8)), objective
+                image, max(1, round(bpp * image.width * image.height / 8)), objective, undo
             )
         if size is not None:
-            return pipeline.encode_to_size(image, size, objective)
-        return pipeline.encode(image, DEFAULT_LAMBDA if lmbda is None else lmbda, objective)
+            return pipeline.encode_to_size(image, size, objective, undo)
+        return pipeline.encode(image, DEFAULT_LAMBDA if lmbda is None else lmbda, objective, undo)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -288,8 +288,7 @@ def joint(
 ) -> None:
     """Rate-perception training: codec and head together, through each other.
 
-    First the encoder's analysis for objective rpo learns to give the latents of the clean picture, then all
-    networks but the guide are trained on alpha * D + beta * R + gamma * E.
+    All networks but the guide are trained on alpha * D + beta * R + gamma * E.
     """
     files = output / "codec.safetensors", output / "restorer.safetensors"
     with _options("joint", files[0], steps, minutes, device, checkpoint, resume, save_every, batch,
@@ -298,7 +297,7 @@ def joint(
         from llicm_cli.training.codec import load_trained, save
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
-        from llicm_cli.training.joint import CROP, Joint, Weights, train_joint, with_estimator
+        from llicm_cli.training.joint import CROP, Joint, Weights, train_joint
 
         codec = codec or folder() / "codec.safetensors"
         restorer = restorer or folder() / "restorer.safetensors"
@@ -307,7 +306,7 @@ def joint(
         real = parse_pairs(pairs or [], options.device, CROP)
         eyes, head = load_guide(guide), copy.deepcopy(load_restorer(restorer))
         head.config = replace(head.config, guide=eyes.id)
-        both = Joint(with_estimator(load_trained(codec)), head)
+        both = Joint(load_trained(codec), head)
         both, run = train_joint(both, eyes, *photos, real, Weights(alpha, beta, gamma), options)
     loss = "alpha D + beta R + gamma E, see training/joint.py"
     hashes = (

@@ -4,11 +4,6 @@
                     |                         ^
                     +--hyper analysis--> z ---+ (means: float; scales: integers, see entropy.py)
 
-There is an analysis for each objective. ``rdo`` codes the picture as it is; ``rpo`` codes what can be known
-of the clean picture behind it: where the source is seen through a disturbance and error is squared, the best
-encoder first estimates the source and then codes the estimate (Dobrushin & Tsybakov, 1962; Wolf &
-Ziv, 1970). Everything after the analysis is shared, so one decoder reads both.
-
 Heavy work happens at 1/8 and 1/16 of the resolution, in 1x1 and depthwise convolutions. A linear path
 runs beside each transform: a block transform on 16x16 patches, started from their principal components
 (Karhunen-Loeve), so that training begins with a working transform codec. One model serves every
@@ -21,7 +16,7 @@ ceil(W/64)).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -54,8 +49,6 @@ class CodecConfig:
     context: int = 256
     scale: int = 128
     anchors: int = 9
-    rpo_fine: int = 0  # width at 1/8 of the analysis for rpo; 0: the model has none yet
-    rpo_coarse_blocks: int = 4
 
 
 class Analysis(nn.Module):
@@ -163,9 +156,6 @@ class Codec(nn.Module):
         super().__init__()
         self.config = config
         self.analysis = Analysis(config)
-        if config.rpo_fine:
-            sizes = replace(config, fine=config.rpo_fine, coarse_blocks=config.rpo_coarse_blocks)
-            self.rpo_analysis = Analysis(sizes)
         self.synthesis = Synthesis(config)
         self.hyper_analysis = HyperAnalysis(config)
         self.mean_prior = MeanPrior(config)
@@ -188,15 +178,10 @@ class Codec(nn.Module):
         """Size of one normalised unit in quantisation steps, (B, C, 1, 1)."""
         return (self.gain(t) + self.log_spread[:, None, None]).exp()
 
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """What this model can encode for."""
-        return ("rdo", "rpo") if self.config.rpo_fine else ("rdo",)
-
-    def analyse(self, x: Tensor, t: Tensor, objective: str) -> Tensor:
+    def analyse(self, x: Tensor, t: Tensor) -> Tensor:
         """x -> y in quantisation steps, before rounding."""
-        analysis = self.rpo_analysis if objective == "rpo" else self.analysis
-        return analysis(x, t).float() * self.gain(t).exp()
+        y: Tensor = self.analysis(x, t).float() * self.gain(t).exp()
+        return y
 
     def hyper_latents(self, y: Tensor, t: Tensor) -> Tensor:
         """y -> z before rounding; y is extended by repetition to whole hyper-latent cells."""
@@ -211,26 +196,18 @@ class Codec(nn.Module):
         plain = y_hat * self.inverse_gain(t).exp()
         return self.synthesis(plain, plain / self.log_spread.exp()[:, None, None], t).float()
 
-    def forward(
-        self, x: Tensor, t: Tensor, quantiser: Quantiser, restoring: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser) -> tuple[Tensor, Tensor, Tensor]:
         """Training pass.
 
         Args:
             x: (B, 3, H, W) in 0..1, H and W multiples of 64.
             t: (B,) rate positions.
             quantiser: see ``Quantiser``.
-            restoring: so many of the pictures, the first ones, are coded for rpo.
 
         Returns:
             x_hat (B, 3, H, W), bits of y (B,), z before quantisation (B, Z, H/64, W/64).
         """
-        parts = []
-        if restoring:
-            parts.append(self.analyse(x[:restoring], t[:restoring], "rpo"))
-        if restoring < len(x):
-            parts.append(self.analyse(x[restoring:], t[restoring:], "rdo"))
-        y = torch.cat(parts)
+        y = self.analyse(x, t)
         z = self.hyper_latents(y, t)
         z_hat = round_straight_through(z)
         means = self.mean_prior.body(z_hat)

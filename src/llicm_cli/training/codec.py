@@ -46,11 +46,9 @@ class TrainedCodec(nn.Module):
         self.codec = Codec(config)
         self.hyper_prior = EntropyBottleneck(config.hyper)
 
-    def forward(
-        self, x: Tensor, t: Tensor, quantiser: Quantiser, restoring: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser) -> tuple[Tensor, Tensor]:
         """x (B, 3, H, W), t (B,) -> x_hat, bits a pixel (B,); arguments as of ``Codec.forward``."""
-        x_hat, bits, z = self.codec(x, t, quantiser, restoring)
+        x_hat, bits, z = self.codec(x, t, quantiser)
         with torch.autocast(x.device.type, enabled=False):
             _, likelihood = self.hyper_prior(z.contiguous(), training=True)
         bits = bits - torch.log2(likelihood).sum((1, 2, 3))

@@ -15,7 +15,7 @@ from llicm_cli.image_io import read_image
 from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.data import Crops, find_photos
 
-REAL_SHARE = 0.6  # of the samples of a task that has real pairs
+REAL_SHARE = 0.85  # of the samples of a task that has real pairs
 
 
 class Pairs:

@@ -1,8 +1,8 @@
 """Stage 4, ``llicm train joint``: rate-perception optimisation (LL-ICM, arXiv 2412.03841).
 
-The codec's analysis for objective rpo learns first, cheaply, to give the latents of the clean picture: it
-becomes the estimator that theory asks for (see ``models.codec``). Then everything is trained together,
-through the head into decoder, entropy model and encoder, on
+Objective rpo estimates the clean picture with the head, codes the estimate, and lets the head see what was
+decoded. Here all of this is trained together, through the head into decoder, entropy model, encoder and the
+head before them, on
 
     rpo:  beta * R + lambda * 255**2 * (gamma * E(X_hat_H, X_ideal) + alpha * D(X_hat, X_ideal))
     rdo:  beta * R + lambda * 255**2 * D(X_hat, X)
@@ -16,7 +16,7 @@ train the head as in stage 3, without reaching the codec.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,10 +34,6 @@ from llicm_cli.training.loop import Options, Run
 from llicm_cli.training.restorer import GRID, ClassWeights, Prompter, decibels, restoration_loss
 
 CROP = 128
-ESTIMATION_SHARE = 0.35  # of the budget, where only the rpo analysis learns
-ESTIMATION_BATCH = 2  # times as many crops there, since a step is cheap
-ESTIMATION_FLOOR = 0.01  # squared quantisation steps
-RPO_FINE = 192  # width at 1/8 of the rpo analysis
 HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
 RPO_SHARE, RDO_SHARE = 0.4, 0.3  # of the crops; the others are not coded
 VALIDATION_EACH, VALIDATION_CROP = 2, 192
@@ -61,18 +57,6 @@ class Joint(nn.Module):
         self.coder, self.restorer = coder, restorer
 
 
-def with_estimator(coder: TrainedCodec) -> TrainedCodec:
-    """The same model with an analysis for rpo, untrained but for its linear path."""
-    old = coder.codec
-    if old.config.rpo_fine:
-        return coder
-    codec = Codec(replace(old.config, rpo_fine=RPO_FINE))
-    codec.load_state_dict(old.state_dict(), strict=False)
-    codec.rpo_analysis.linear.load_state_dict(old.analysis.linear.state_dict())
-    coder.codec = codec
-    return coder
-
-
 def _mse(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().mean((1, 2, 3))
 
@@ -89,7 +73,7 @@ def train_joint(
     """Run the stage.
 
     Args:
-        joint: trained codec, ``with_estimator``, and trained head.
+        joint: trained codec and head.
         guide: frozen.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
@@ -109,20 +93,14 @@ def train_joint(
     held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
     seen, wanted, truth = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
 
-    def estimation_loss(model: Joint) -> tuple[Tensor, dict[str, float]]:
-        count = options.batch * ESTIMATION_BATCH
-        x, clean, _ = degraded.batch(count, CROP)
-        t = stratified_positions(count, device)
-        codec = model.coder.codec
-        gain = codec.gain(t).exp().detach()  # the shared gain must not learn to make errors look small
-        with torch.autocast(device.type, torch.bfloat16):
-            with torch.no_grad():
-                target = codec.analysis(clean, t)
-            estimate = codec.rpo_analysis(x, t)
-        error = _mse(estimate.float() * gain, target.float() * gain)
-        return (error + ESTIMATION_FLOOR).log().mean(), {"steps": float(error.detach().mean().sqrt())}
+    def estimate(model: Joint, x: Tensor, labels: Tensor) -> Tensor:
+        """Pictures restored before they are coded, told what disturbs them and nothing else."""
+        blind = x.new_zeros(len(x), 1, guide.width)
+        restored = model.restorer(x, prompter.named[labels], blind, source(False, False, x.new_zeros(len(x))))
+        return restored.float().clamp(0, 1)
 
-    def joint_loss(model: Joint) -> tuple[Tensor, dict[str, float]]:
+    def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(model, Joint)
         count = options.batch
         rpo, rdo = round(count * RPO_SHARE), round(count * RDO_SHARE)
         coded = rpo + rdo
@@ -131,7 +109,8 @@ def train_joint(
         x[as_it_is], labels[as_it_is] = clean[as_it_is], CLASSES.index(CLEAN)
         t = stratified_positions(coded, device)
         with torch.autocast(device.type, torch.bfloat16):
-            x_hat, bpp = model.coder(x[:coded], t, "noisy", rpo)
+            given = torch.cat((estimate(model, x[:rpo], labels[:rpo]), x[rpo:coded]))
+            x_hat, bpp = model.coder(given, t, "noisy")
         shown = torch.cat((x_hat[:rpo], x_hat[rpo:].detach(), x[coded:])).clamp(0, 1)
         prompt, content = prompter(shown.detach(), labels)
         nowhere = source(False, False, t.new_zeros(count - coded))
@@ -154,10 +133,6 @@ def train_joint(
         }  # fmt: skip
         return total, figures
 
-    def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
-        assert isinstance(model, Joint)
-        return estimation_loss(model) if progress < ESTIMATION_SHARE else joint_loss(model)
-
     def evaluate(model: nn.Module) -> dict[str, float]:
         """Rate of the degraded picture, PSNR of the restored one, by objective; mean over the tasks."""
         assert isinstance(model, Joint)
@@ -166,12 +141,13 @@ def train_joint(
         wrong = torch.tensor([CLASSES[i] in TASKS for i in truth.tolist()], device=device)
         for lmbda in VALIDATION_LAMBDAS:
             t = Codec.position(torch.full((len(seen),), lmbda, device=device))
-            for name, restoring in (("rdo", 0), ("rpo", len(seen))):
+            for name, restoring in (("rdo", False), ("rpo", True)):
                 with torch.autocast(device.type, torch.bfloat16):
-                    x_hat, bpp = model.coder(seen, t, "chosen", restoring)
+                    given = estimate(model, seen, truth) if restoring else seen
+                    x_hat, bpp = model.coder(given, t, "chosen")
                     x_hat = x_hat.clamp(0, 1)
                     content = guide(x_hat, GRID).content
-                    restored = model.restorer(x_hat, told, content, source(True, bool(restoring), t))
+                    restored = model.restorer(x_hat, told, content, source(True, restoring, t))
                 mse = _mse(restored.float().clamp(0, 1), wanted)[wrong]
                 figures[f"{name} bpp at {lmbda:g}"] = float(bpp[wrong].mean())
                 figures[f"{name} psnr at {lmbda:g}"] = float(decibels(mse).mean())
