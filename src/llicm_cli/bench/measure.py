@@ -22,6 +22,8 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -151,9 +153,17 @@ def decoded(name: str, data: bytes, task: str, head: Restorer | None) -> Image.I
 _work: _Work | None = None
 
 
+def _end_with_parent(parent: int) -> None:
+    """A worker whose parent was killed would otherwise wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _start(plan: Plan, threads: int) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives out work
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     _work = _Work(plan, threads)
 
 
