@@ -107,6 +107,6 @@ def bootstrapped(anchor: Points, test: Points, seed: int = 0) -> BdRate:
             if value is not None:
                 found.append(value)
     if len(found) < DRAWS // 2:
-        return whole
+        return BdRate(reason="no number for most redrawn sets of pictures")
     low, high = np.percentile(found, WITHIN)
     return BdRate(whole.value, float(low), float(high))
