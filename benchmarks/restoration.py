@@ -22,8 +22,10 @@ from torch import Tensor
 from llicm_cli import pipeline
 from llicm_cli.bench.metrics import psnr, ssim
 from llicm_cli.bench.sets import PictureSet, find_pictures, open_picture
+from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.models.restorer import source
 from llicm_cli.models.weights import load_guide, load_restorer
+from llicm_cli.pipeline import to_image, to_pixels
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -85,8 +87,7 @@ def measure(
 def _restored(x: Tensor, prompt: Tensor, content: Tensor) -> Image.Image:
     height, width = x.shape[1:]
     x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
-    y = load_restorer()(x, prompt, content, NOWHERE)[0, :, :height, :width]
-    return Image.fromarray((y.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    return to_image(to_bytes(load_restorer()(x, prompt, content, NOWHERE)[0, :, :height, :width]))
 
 
 @app.command()
@@ -114,7 +115,7 @@ def guide(
         for i, (wrong, right) in enumerate(map(pictures.pair, pictures.paths)):
             if i % every:
                 continue
-            x = torch.from_numpy(np.array(wrong)).permute(2, 0, 1).float() / 255
+            x = to_unit(to_pixels(wrong))
             with torch.inference_mode():
                 seen = eyes(x[None])
             other = (right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)

@@ -10,13 +10,13 @@ from torch import Tensor
 from llicm_cli.coding import to_unit
 from llicm_cli.degrade import Dice, convolve, degrade, hole_mask
 from llicm_cli.errors import UsageError
-from llicm_cli.pipeline import _pixels
+from llicm_cli.pipeline import to_pixels
 from llicm_cli.tasks import AUTO, CLEAN, NONE, PROMPTS, TASKS, parse_tasks
 
 
 @pytest.fixture(scope="module")
 def x() -> Tensor:
-    return to_unit(_pixels(photograph("astronaut").crop((100, 40, 260, 168))))
+    return to_unit(to_pixels(photograph("astronaut").crop((100, 40, 260, 168))))
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -19,7 +19,7 @@ from llicm_cli.degrade import Dice, degrade
 from llicm_cli.errors import UsageError
 from llicm_cli.models.guide import Guide, compact_guide, guide_on, views
 from llicm_cli.models.weights import load_guide
-from llicm_cli.pipeline import _pixels, _to_image
+from llicm_cli.pipeline import to_image, to_pixels
 from llicm_cli.tasks import CLASSES
 
 Llicm = Callable[..., Result]
@@ -44,7 +44,7 @@ def local_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def x() -> Tensor:
-    return to_unit(_pixels(photograph("coffee").crop((100, 60, 300, 220))))[None]
+    return to_unit(to_pixels(photograph("coffee").crop((100, 60, 300, 220))))[None]
 
 
 def test_views_are_the_whole_and_cut_outs():
@@ -98,7 +98,7 @@ def test_the_shipped_guide_names_most_degradations():
         photo = photograph(name)
         photo = photo.crop((0, 0, min(photo.width, 400), min(photo.height, 400)))
         for task in CLASSES:
-            picture = _to_image(to_bytes(degrade(to_unit(_pixels(photo)), task, Dice(7))), grey=False)
+            picture = to_image(to_bytes(degrade(to_unit(to_pixels(photo)), task, Dice(7))), grey=False)
             shares = llicm_cli.inspect(picture)
             hits += max(shares, key=shares.__getitem__) == task
             tries += 1

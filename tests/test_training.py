@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
 
     model = load_codec(weights)
     with torch.inference_mode():
-        payload, crc = coding.encode_pixels(model, pipeline._pixels(crop), 50_000)
+        payload, crc = coding.encode_pixels(
+            model, partial(pipeline.to_pixels, crop), crop.height, crop.width, 50_000
+        )
         stream = bitstream.Stream(*crop.size, "RGB", 50_000, model.id, payload, crc)
         pixels = coding.decode_pixels(model, stream)
     decoded = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -78,7 +81,7 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
 def test_the_start_is_a_transform_codec(crop: Image.Image):
     torch.manual_seed(0)
     model = TrainedCodec(SMALL)
-    x = coding.to_unit(pipeline._pixels(crop))[None, :, :128, :128]
+    x = coding.to_unit(pipeline.to_pixels(crop))[None, :, :128, :128]
     start_from_principal_components(model.codec, torch.cat([x, x.flip(3), x.flip(2), x.transpose(2, 3)]))
     with torch.no_grad():
         x_hat, bpp = model(x, torch.tensor([1.0]), "chosen")

@@ -42,6 +42,10 @@ MARGIN = 8  # latents; no transform reaches farther (128 pixels)
 CONTEXT_MARGIN = 2  # latents; the context models reach one, and bands start at even rows
 
 
+Rows = Callable[[int, int], Tensor]
+"""(first, last) row, last exclusive -> those rows of a picture, uint8 (3, rows, W)."""
+
+
 def position(rate: int) -> Tensor:
     """Place of a rate index on the codec's axis, (1,)."""
     return torch.tensor([rate / RATE_MAX])
@@ -109,9 +113,10 @@ class _Latents:
         means, first_means, scales = self._from_hyper(first, last)
         masks = step_masks(self.y.shape[0], last - first, self.y.shape[2])
         earlier = masks[:step].any(0)  # the band above may have more already
-        known = torch.where(earlier, self.y[:, first:last], 0) / self.unit
+        known = torch.where(earlier, self.y[:, first:last], 0).div_(self.unit)
         mean = self.model.codec.mean_prior(step, means, first_means, known[None])[0] * self.unit
-        symbols = torch.where(earlier, self.symbols[:, first:last], 0).float()
+        del known
+        symbols = torch.where(earlier, self.symbols[:, first:last], 0)
         index = self.model.scale_prior.index(step, scales, symbols, self.rate)
         rows = slice(top - first, bottom - first)
         return mean[:, rows], index[:, rows], masks[step, :, rows]
@@ -216,15 +221,15 @@ class _Reader:
             raise BitstreamError("the stream is damaged (its payload goes on after its end)")
 
 
-def encode_pixels(model: CodecModel, pixels: Tensor, rate: int) -> tuple[bytes, int]:
-    """uint8 (3, H, W) -> (payload, symbol checksum)."""
+def encode_pixels(model: CodecModel, rows: Rows, height: int, width: int, rate: int) -> tuple[bytes, int]:
+    """Code a picture of height x width pixels -> (payload, symbol checksum)."""
     codec, t = model.codec, position(rate)
-    h, w = (-(-n // PATCH) for n in pixels.shape[1:])
+    h, w = -(-height // PATCH), -(-width // PATCH)
     places = bands(h, w)
     y = torch.empty(codec.config.latent, h, w)
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
-        x = to_unit(pixels[None, :, first * PATCH : last * PATCH])
+        x = to_unit(rows(first * PATCH, min(last * PATCH, height)))[None]
         x = F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
         seen = codec.analyse(x.contiguous(memory_format=torch.channels_last), t)[0]
         y[:, top:bottom] = seen[:, top - first : bottom - first]
@@ -232,8 +237,8 @@ def encode_pixels(model: CodecModel, pixels: Tensor, rate: int) -> tuple[bytes, 
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
         z = codec.hyper_latents(y[None, :, first:last], t)[0, :, (top - first) // HYPER :]
-        rows = slice(top // HYPER, -(-bottom // HYPER))
-        z_hat[:, rows] = z[:, : rows.stop - rows.start].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
+        cells = slice(top // HYPER, -(-bottom // HYPER))
+        z_hat[:, cells] = z[:, : cells.stop - cells.start].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
     writer = _Writer(model.tables, len(places) > 1)
     writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
     latents = _Latents(model, z_hat, y, rate)

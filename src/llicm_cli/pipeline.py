@@ -14,7 +14,7 @@ from torch import Tensor
 from llicm_cli import bitstream
 from llicm_cli import degrade as degradations
 from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
-from llicm_cli.coding import decode_pixels, encode_pixels, position, to_bytes, to_unit
+from llicm_cli.coding import Rows, decode_pixels, encode_pixels, position, to_bytes, to_unit
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.image_io import EXIF_MARK, INFO, open_unlimited
 from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source
@@ -29,9 +29,20 @@ TARGET_TRIES = 12
 GREY_ROWS = 512  # at once, to bound memory
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W); grey pictures have three equal channels."""
+def to_pixels(image: Image.Image, first: int = 0, last: int | None = None) -> Tensor:
+    """A picture, or its rows from ``first`` to ``last`` (exclusive), as uint8 (3, H, W); a grey picture has
+    three equal channels."""
+    if (first, last) != (0, None):
+        image = image.crop((0, first, image.width, last or image.height))
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
+
+
+def to_image(pixels: Tensor, grey: bool = False) -> Image.Image:
+    """The inverse: uint8 (3, H, W) -> a picture of mode RGB, or L."""
+    if grey:
+        rows = [to_bytes(to_unit(part).mean(0)) for part in pixels.split(GREY_ROWS, 1)]
+        return Image.fromarray(torch.cat(rows).numpy())
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def _check_image(image: Image.Image) -> None:
@@ -42,24 +53,24 @@ def _check_image(image: Image.Image) -> None:
 
 
 @torch.inference_mode()
-def _to_code(image: Image.Image, objective: str, task: str) -> Tensor:
-    """The pixels that a stream is to hold, uint8 (3, H, W); raises UsageError or InputError."""
-    tasks = _check_restoration(task, 1.0, None)
+def _to_code(image: Image.Image, objective: str, task: str) -> Rows:
+    """The pixels that a stream is to hold; raises UsageError or InputError."""
+    tasks = parse_tasks(task)
     if objective not in bitstream.OBJECTIVES:
         raise UsageError(f"unknown objective {objective!r}; known are {', '.join(bitstream.OBJECTIVES)}")
     _check_image(image)
-    pixels = _pixels(image)
-    if objective == "rpo":
-        pixels = _restore(pixels, tasks, 1.0, source(False, False, torch.zeros(1)), None)
-    return pixels
+    if objective == "rdo":
+        return partial(to_pixels, image)
+    restored = _restore(to_pixels(image), tasks, 1.0, source(False, False, torch.zeros(1)), None)
+    return lambda first, last: restored[:, first:last]
 
 
 @torch.inference_mode()
-def _encode_at(image: Image.Image, pixels: Tensor, rate: int, objective: str) -> bytes:
-    """Code pixels of ``_to_code``, with what else a picture has."""
+def _encode_at(image: Image.Image, rows: Rows, rate: int, objective: str) -> bytes:
+    """Code what ``_to_code`` gave, with what else a picture has."""
     model = load_codec()
     alpha, metadata = _pack_alpha(image), _metadata(image)
-    payload, crc = encode_pixels(model, pixels, rate)
+    payload, crc = encode_pixels(model, rows, image.height, image.width, rate)
     colour = "grey" if _is_grey(image) else "RGB"
     return bitstream.write(
         Stream(*image.size, colour, rate, model.id, payload, crc, objective, alpha, metadata)
@@ -82,12 +93,16 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
     return found
 
 
+def _alpha(image: Image.Image) -> Image.Image | None:
+    return image.getchannel("A") if "A" in image.mode else None
+
+
 def _pack_alpha(image: Image.Image) -> bytes:
     """The transparency of a picture as a PNG file, nothing if it has none."""
-    if "A" not in image.mode:
+    if (alpha := _alpha(image)) is None:
         return b""
     buffer = io.BytesIO()
-    image.getchannel("A").save(buffer, "PNG", optimize=True)
+    alpha.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -171,9 +186,9 @@ def encode_to_size(image: Image.Image, size: int, objective: str = "rdo", task: 
     """
     if size < 1:
         raise UsageError(f"a file cannot have {size} bytes")
-    pixels = _to_code(image, objective, task)
+    rows = _to_code(image, objective, task)
     low, high = 0, bitstream.RATE_MAX
-    found = {rate: _encode_at(image, pixels, rate, objective) for rate in (low, high)}
+    found = {rate: _encode_at(image, rows, rate, objective) for rate in (low, high)}
     if len(found[low]) * (1 - TARGET_TOLERANCE) <= size <= len(found[high]) * (1 + TARGET_TOLERANCE):
         for _ in range(TARGET_TRIES):
             if high - low < 2 or _miss(_nearest(found, size), size) <= TARGET_TOLERANCE / 2:
@@ -185,7 +200,7 @@ def encode_to_size(image: Image.Image, size: int, objective: str = "rdo", task: 
             margin = (high - low) // 16 + 1
             rate = min(max(round(place), low + margin), high - margin)
             rate = rate if low < rate < high else (low + high) // 2
-            found[rate] = _encode_at(image, pixels, rate, objective)
+            found[rate] = _encode_at(image, rows, rate, objective)
             low, high = (rate, high) if len(found[rate]) < size else (low, rate)
     best = _nearest(found, size)
     if _miss(best, size) > TARGET_TOLERANCE:
@@ -204,14 +219,6 @@ def _miss(data: bytes, size: int) -> float:
 
 def _nearest(found: dict[int, bytes], size: int) -> bytes:
     return min(found.values(), key=lambda data: _miss(data, size))
-
-
-def _to_image(pixels: Tensor, grey: bool) -> Image.Image:
-    """uint8 (3, H, W) -> a picture of mode L or RGB."""
-    if grey:
-        rows = [to_bytes(to_unit(part).mean(0)) for part in pixels.split(GREY_ROWS, 1)]
-        return Image.fromarray(torch.cat(rows).numpy())
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _check_restoration(task: str, strength: float, mask: Image.Image | None) -> tuple[str, ...]:
@@ -322,7 +329,7 @@ def decode(
         pixels = _restore(pixels, tasks, strength, origin, head)
     alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
     told = _told(model.id.hex(), task or NONE, strength, head)
-    return _dressed(_to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
+    return _dressed(to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
 
 
 @torch.inference_mode()
@@ -355,10 +362,9 @@ def enhance(
     _check_image(image)
     hole = None if mask is None else _hole(mask, image.size)
     origin = source(False, False, torch.zeros(1))
-    pixels = _restore(_pixels(image), tasks, strength, origin, head, hole)
-    restored = _to_image(pixels, _is_grey(image))
-    alpha = image.getchannel("A") if "A" in image.mode else None
-    return _dressed(restored, alpha, _metadata(image), _told("none", task, strength, head))
+    pixels = _restore(to_pixels(image), tasks, strength, origin, head, hole)
+    restored = to_image(pixels, _is_grey(image))
+    return _dressed(restored, _alpha(image), _metadata(image), _told("none", task, strength, head))
 
 
 @torch.inference_mode()
@@ -376,7 +382,7 @@ def inspect(image: Image.Image) -> dict[str, float]:
     """
     _check_image(image)
     guide = load_guide()
-    return guide.probabilities(guide(_pixels(image)[None]).degradation[0], guide.prompts())
+    return guide.probabilities(guide(to_pixels(image)[None]).degradation[0], guide.prompts())
 
 
 @torch.inference_mode()
@@ -397,9 +403,8 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
     """
     check_task(task)
     _check_image(image)
-    pixels = degradations.degrade(to_unit(_pixels(image)).contiguous(), task, degradations.Dice(seed))
+    pixels = degradations.degrade(to_unit(to_pixels(image)).contiguous(), task, degradations.Dice(seed))
     if _is_grey(image):
         pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
-    alpha = image.getchannel("A") if "A" in image.mode else None
-    degraded = _to_image(to_bytes(pixels), _is_grey(image))
-    return _dressed(degraded, alpha, _metadata(image), _told("none", NONE, 1, None))
+    degraded = to_image(to_bytes(pixels), _is_grey(image))
+    return _dressed(degraded, _alpha(image), _metadata(image), _told("none", NONE, 1, None))

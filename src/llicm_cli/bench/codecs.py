@@ -13,7 +13,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from PIL import Image, features
 
 from llicm_cli import pipeline
+from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.weights import load_codec
 from llicm_cli.version import __version__
@@ -163,7 +164,7 @@ def _zoo_model(architecture: str, quality: int) -> Any:
 
 @torch.inference_mode()
 def _zoo_encode(architecture: str, image: Image.Image, quality: float) -> bytes:
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    x = to_unit(pipeline.to_pixels(image))[None]
     x = torch.nn.functional.pad(x, (0, -image.width % 64, 0, -image.height % 64), mode="replicate")
     out = _zoo_model(architecture, round(quality)).compress(x)
     strings = [s[0] for s in out["strings"]]
@@ -180,7 +181,7 @@ def _zoo_decode(architecture: str, data: bytes) -> Image.Image:
         strings.append([data[place + 4 : place + 4 + length]])
         place += 4 + length
     x = _zoo_model(architecture, quality).decompress(strings, (h, w))["x_hat"][0, :, :height, :width]
-    return Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    return pipeline.to_image(to_bytes(x))
 
 
 def _zoo() -> dict[str, Codec]:
@@ -202,15 +203,16 @@ def _ours() -> str:
     return f"llicm {__version__}, model {load_codec().id.hex()}"
 
 
+AVIF = Codec(
+    partial(_save, "AVIF", speed=6), _open, (5, 15, 27, 40, 52, 64, 76, 86), partial(_pillow, "avif")
+)
 LAMBDAS = (0.001, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.1)
 
 CODECS: dict[str, Codec] = {
     "llicm": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
     "llicm-rdo": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
     RPO: Codec(partial(pipeline.encode, objective="rpo"), pipeline.decode, LAMBDAS, _ours),
-    RESTORED_FIRST: Codec(
-        partial(_save, "AVIF", speed=6), _open, (5, 15, 27, 40, 52, 64, 76, 86), partial(_pillow, "avif"),
-    ),
+    RESTORED_FIRST: AVIF,
     "jpeg": Codec(
         partial(_save, "JPEG", optimize=True), _open, (3, 8, 16, 30, 50, 70, 85, 93),
         partial(_pillow, "libjpeg_turbo"),
@@ -221,13 +223,8 @@ CODECS: dict[str, Codec] = {
     "webp": Codec(
         partial(_save, "WEBP", method=6), _open, (0, 8, 20, 40, 62, 80, 88, 95), partial(_pillow, "webp")
     ),
-    "avif": Codec(
-        partial(_save, "AVIF", speed=6), _open, (5, 15, 27, 40, 52, 64, 76, 86), partial(_pillow, "avif")
-    ),
-    "avif-444": Codec(
-        partial(_save, "AVIF", speed=4, subsampling="4:4:4"), _open, (5, 15, 27, 40, 52, 64, 76, 86),
-        partial(_pillow, "avif"),
-    ),
+    "avif": AVIF,
+    "avif-444": replace(AVIF, encode=partial(_save, "AVIF", speed=4, subsampling="4:4:4")),
     "jxl": Codec(
         _jxl, _open, (3, 10, 22, 40, 60, 75, 86, 93), partial(_plugin, "pillow_jxl", "pillow-jxl-plugin")
     ),

@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from llicm_cli import pipeline
-from llicm_cli.bench.codecs import OWN_HEAD, RESTORED_FIRST, RPO, choose, known
+from llicm_cli.bench.codecs import OWN_HEAD, RESTORED_FIRST, RPO, Codec, choose, known
 from llicm_cli.bench.metrics import Measure, describe, meters
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
@@ -104,6 +104,7 @@ class _Work:
         torch.set_num_threads(threads)
         self.plan = plan
         self.meters: dict[str, Measure] = meters(plan.metric_files, plan.extra)
+        self.codecs = known()
         self.head = None if plan.kind == "rd" else load_restorer(plan.head)
 
     def scores(self, picture: Image.Image, truth: Image.Image) -> dict[str, float | None]:
@@ -121,18 +122,21 @@ class _Work:
         """bpp and all metrics of a picture at every setting of a codec."""
         picture, truth = self.plan.pictures.pair(path)
         found: dict[str, list[float | None]] = {}
-        for setting in known()[name].settings:
-            data = encoded(name, picture, setting, self.plan.pictures.task, self.head)
-            shown = decoded(name, data, self.plan.pictures.task, self.head)
+        codec, task = self.codecs[name], self.plan.pictures.task
+        for setting in codec.settings:
+            data = encoded(name, codec, picture, setting, task, self.head)
+            shown = decoded(name, codec, data, task, self.head)
             bpp = round(8 * len(data) / (picture.width * picture.height), 5)
             for key, value in {"bpp": bpp, **self.scores(shown, truth)}.items():
                 found.setdefault(key, []).append(value)
         return found
 
 
-def encoded(name: str, picture: Image.Image, setting: float, task: str, head: Restorer | None) -> bytes:
+def encoded(
+    name: str, codec: Codec, picture: Image.Image, setting: float, task: str, head: Restorer | None
+) -> bytes:
     """A picture as a file of a codec, restored first if that is its way (``llicm-rpo`` is told the task)."""
-    encode: Callable[..., bytes] = known()[name].encode
+    encode: Callable[..., bytes] = codec.encode
     if name == RPO:
         return encode(picture, setting, task=task)
     if name == RESTORED_FIRST:
@@ -140,14 +144,14 @@ def encoded(name: str, picture: Image.Image, setting: float, task: str, head: Re
     return encode(picture, setting)
 
 
-def decoded(name: str, data: bytes, task: str, head: Restorer | None) -> Image.Image:
+def decoded(name: str, codec: Codec, data: bytes, task: str, head: Restorer | None) -> Image.Image:
     """A file decoded, and restored unless the task is ``clean``: by its own head, or by the common one, which
     is told nothing of the codec."""
     if task == CLEAN or name == RESTORED_FIRST:
-        return known()[name].decode(data)
+        return codec.decode(data)
     if name in OWN_HEAD:
         return pipeline.decode(data, task)
-    return pipeline.enhance(known()[name].decode(data), task, head=head)
+    return pipeline.enhance(codec.decode(data), task, head=head)
 
 
 _work: _Work | None = None

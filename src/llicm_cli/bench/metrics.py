@@ -24,7 +24,9 @@ from torch import Tensor
 
 from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe
+from llicm_cli.coding import to_unit
 from llicm_cli.errors import InputError, UsageError
+from llicm_cli.pipeline import to_pixels
 
 Measure = Callable[[Image.Image, Image.Image], float | None]
 """(picture, ground truth), both RGB and of one size -> value, None where it is not defined."""
@@ -67,7 +69,7 @@ def describe(name: str) -> Metric:
 
 def _tensor(image: Image.Image) -> Tensor:
     """(1, 3, H, W), 0..1."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return to_unit(to_pixels(image))[None]
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from llicm_cli.bench.codecs import OWN_HEAD, choose, known
+from llicm_cli.bench.codecs import OWN_HEAD, Codec, choose
 from llicm_cli.bench.curves import BdRate, Points, bd_rate, bootstrapped, points, quality
 from llicm_cli.bench.measure import decoded, encoded, head_id, load_results
 from llicm_cli.bench.sets import PictureSet
@@ -56,6 +56,11 @@ class SetResults:
     def title(self) -> str:
         """The set, and the task if it is one."""
         return self.name if self.kind == "rd" else f"{self.name} ({self.task})"
+
+    @property
+    def has_published(self) -> bool:
+        """Whether published curves are of these pictures."""
+        return self.kind == "rd" and self.name.lower() == PUBLISHED_SET
 
     def points(self, codec: str, metric: str) -> Points:
         """What was measured of a codec."""
@@ -115,7 +120,7 @@ def _against(results: SetResults, anchor: str, test: str, metric: str) -> BdRate
 
 def _against_published(results: SetResults, curve: dict[str, list[float]], test: str, metric: str) -> BdRate:
     key = PUBLISHED_METRICS.get(metric, "")
-    if results.name.lower() != PUBLISHED_SET or test not in results.codecs:
+    if not results.has_published or test not in results.codecs:
         return BdRate(reason="other pictures")
     if not curve.get(key):
         return BdRate(reason="not published")
@@ -272,9 +277,8 @@ def _plot(results: SetResults, metric: str, published: Published) -> str:
     return text[text.index("<svg") :]
 
 
-def _nearest(name: str, encode: Callable[[float], bytes], wanted: float) -> bytes:
+def _nearest(codec: Codec, encode: Callable[[float], bytes], wanted: float) -> bytes:
     """The file whose size is nearest to ``wanted`` bytes, by bisection between settings."""
-    codec = known()[name]
     if not codec.between:
         files = [encode(setting) for setting in codec.settings]
     else:
@@ -328,10 +332,10 @@ def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
         rates = entry["pictures"][path.name]["bpp"]
         wanted = rates[len(rates) // 2] * picture.width * picture.height / 8
         for name, entry in present.items():
-            codec = entry["codec"]
-            encode = partial(encoded, codec, picture, task=results.task, head=network)
+            codec = codecs[entry["codec"]]
+            encode = partial(encoded, entry["codec"], codec, picture, task=results.task, head=network)
             data = _nearest(codec, encode, wanted)
-            restored = decoded(codec, data, results.task, network)
+            restored = decoded(entry["codec"], codec, data, results.task, network)
             bpp = 8 * len(data) / (picture.width * picture.height)
             shown.append(_img(restored.crop(box), f"{name}, {bpp:.3f} bpp"))
     shown.append(_img(truth.crop(box), "ideal"))
@@ -393,7 +397,7 @@ def page(
         parts.append(f"<h2>{html.escape(results.title)}</h2>")
         if root is not None and (root / results.name).is_dir():
             parts.append(_crops(results, root / results.name, head))
-        lines = published if results.kind == "rd" and results.name.lower() == PUBLISHED_SET else {}
+        lines = published if results.has_published else {}
         parts += [_plot(results, metric, lines) for metric in results.metrics]
     title = "<meta charset=utf-8><title>llicm bench</title>"
     body = _as_html(text) + "\n" + "\n".join(parts)

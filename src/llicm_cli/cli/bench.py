@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from llicm_cli.cli import console
 from llicm_cli.errors import OutputError, UsageError
 from llicm_cli.image_io import write_file
 from llicm_cli.tasks import check_task
+
+if TYPE_CHECKING:
+    from llicm_cli.bench.measure import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +57,17 @@ def _require_packages() -> None:
             raise UsageError(f"llicm bench needs the package {name}: install llicm[bench]")
 
 
+def _measure(
+    plan: Plan, output: Path, codecs: list[str] | None, label: str | None, jobs: int, numbers: bool
+) -> None:
+    from llicm_cli.bench.measure import measure
+
+    with console.progress(f"bench {plan.kind}") as tick:
+        results = measure(plan, output, codecs, label, jobs, tick)
+    if numbers:
+        console.show(json.dumps(results))
+
+
 @app.command(no_args_is_help=True)
 def rd(
     folder: Folder,
@@ -68,14 +82,11 @@ def rd(
 ) -> None:
     """Rate-distortion: code the clean pictures of a folder with every codec at every setting."""
     _require_packages()
-    from llicm_cli.bench.measure import Plan, measure
+    from llicm_cli.bench.measure import Plan
     from llicm_cli.bench.sets import PictureSet
 
     plan = Plan(PictureSet(folder, limit=limit), None, metric_files, tuple(metric or ()))
-    with console.progress("bench rd") as tick:
-        results = measure(plan, output, codec, label, jobs, tick)
-    if numbers:
-        console.show(json.dumps(results))
+    _measure(plan, output, codec, label, jobs, numbers)
 
 
 @app.command(no_args_is_help=True)
@@ -107,15 +118,12 @@ def rp(
     """
     _require_packages()
     check_task(task)
-    from llicm_cli.bench.measure import Plan, measure
+    from llicm_cli.bench.measure import Plan
     from llicm_cli.bench.sets import PictureSet
 
     pictures = PictureSet(folder, task, sigma, seed, limit)
     plan = Plan(pictures, head, metric_files, tuple(metric or ()))
-    with console.progress("bench rp") as tick:
-        results = measure(plan, output, codec, label, jobs, tick)
-    if numbers:
-        console.show(json.dumps(results))
+    _measure(plan, output, codec, label, jobs, numbers)
 
 
 @app.command(no_args_is_help=True)
@@ -146,10 +154,11 @@ def report(
     curves = published_curves(published) if published else {}
     if numbers:
         console.show(json.dumps(as_json(sets, test, curves)))
+    if output is None and numbers:
+        return
     text = markdown(sets, test, curves)
     if output is None:
-        if not numbers:
-            console.show(text.rstrip())
+        console.show(text.rstrip())
         return
     with console.progress("bench report") as tick:
         whole = page(sets, text, curves, pictures, head, tick)

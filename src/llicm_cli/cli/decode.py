@@ -20,7 +20,6 @@ from llicm_cli.cli.files import (
     picture_file,
     plan_outputs,
     process,
-    stripped,
 )
 from llicm_cli.tasks import NONE, parse_tasks
 
@@ -50,6 +49,6 @@ def decode(
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
         image = pipeline.decode(data, task, strength, max_pixels=max_pixels)
-        return picture_file(stripped(image) if strip else image, target, warn)
+        return picture_file(image, target, warn, strip=strip)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -28,7 +28,6 @@ from llicm_cli.cli.files import (
     process,
     read_input,
     read_picture,
-    stripped,
 )
 from llicm_cli.cli.inspect import table
 from llicm_cli.errors import InputError, UsageError
@@ -90,7 +89,7 @@ def enhance(
             if explain:
                 _explain(target, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
             restored = pipeline.decode(data, task, strength, max_pixels=max_pixels)
-            return picture_file(stripped(restored) if strip else restored, target, warn)
+            return picture_file(restored, target, warn, strip=strip)
         image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
         if explain:
             _explain(target, pipeline.inspect(image))

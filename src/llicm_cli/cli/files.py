@@ -137,19 +137,28 @@ def read_picture(
     image, losses = read_image(data, max_pixels)
     for loss in losses:
         warn(loss)
-    return stripped(image) if strip else image
+    return _stripped(image) if strip else image
 
 
-def stripped(image: Image.Image) -> Image.Image:
+def _stripped(image: Image.Image) -> Image.Image:
     """The picture without its metadata."""
     for key in INFO.values():
         image.info.pop(key, None)
     return image
 
 
-def picture_file(image: Image.Image, target: Path, warn: Callable[[str], None]) -> bytes:
-    """A picture as a file of the format that its name asks for, PNG without one; warns of what is lost."""
-    data, losses = picture_bytes(image, target.suffix or ".png")
+def picture_file(
+    image: Image.Image, target: Path, warn: Callable[[str], None], *, strip: bool = False
+) -> bytes:
+    """A picture as a file of the format that its name asks for, PNG without one; warns of what is lost.
+
+    Args:
+        image: the picture.
+        target: where it goes.
+        warn: says a warning.
+        strip: drop its metadata.
+    """
+    data, losses = picture_bytes(_stripped(image) if strip else image, target.suffix or ".png")
     for loss in losses:
         warn(loss)
     return data

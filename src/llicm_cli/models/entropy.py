@@ -48,7 +48,7 @@ def step_masks(channels: int, height: int, width: int, device: torch.device | No
 def blur_magnitudes(symbols: Tensor) -> Tensor:
     """Sum of neighbouring magnitudes, weights 1 2 1 / 2 4 2 / 1 2 1, per channel.
 
-    symbols: (B, C, H, W) integers in any float type, zero where not yet known. Exact: shifts and
+    symbols: (..., C, H, W) integers in int16 or a float type, zero where not yet known. Exact: shifts and
     additions of small integers only. Result in 0 .. 16 * MAGNITUDE_MAX.
     """
     m = F.pad(symbols.abs().clamp(max=MAGNITUDE_MAX), (1, 1, 1, 1))

@@ -56,10 +56,14 @@ def restore(integers: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() / 2**WEIGHT_BITS for k, v in integers.items() if k != LOG_TABLE}
 
 
+def _shift(accumulator: Tensor, bits: int) -> Tensor:
+    """Integers times 2**-bits, rounding half up; in place."""
+    return accumulator.add_(2 ** (bits - 1)).mul_(2.0**-bits).floor_()
+
+
 def _requantise(accumulator: Tensor) -> Tensor:
-    """Units of 2**-20 to 2**-8, rounding half up, limited."""
-    shifted = torch.floor((accumulator + 2 ** (WEIGHT_BITS - 1)) * 2.0**-WEIGHT_BITS)
-    return shifted.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+    """Units of 2**-20 to 2**-8, limited; in place."""
+    return _shift(accumulator, WEIGHT_BITS).clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 class ExactScalePrior:
@@ -78,7 +82,7 @@ class ExactScalePrior:
         weight = self._w[f"{layer}.weight"].flatten(1)
         out = (weight @ x.flatten(1)).unflatten(1, x.shape[1:])
         bias = self._v.get(f"{layer}.bias")
-        return out if bias is None else out + (bias.double() * 2**ACTIVATION_BITS)[:, None, None]
+        return out if bias is None else out.add_((bias.double() * 2**ACTIVATION_BITS)[:, None, None])
 
     def _rate_vector(self, name: str, rate: int) -> Tensor:
         """A rate table's vector in units of 2**-12, (channels, 1, 1)."""
@@ -102,21 +106,21 @@ class ExactScalePrior:
         Args:
             step: 0 .. STEPS - 1.
             features: ``features(z_hat)``, cropped to the latents' size.
-            known: (C, h, w) symbols of earlier steps, zero elsewhere.
+            known: int16 (C, h, w), symbols of earlier steps, zero elsewhere.
             rate: rate index of the stream, 0 .. RATE_MAX.
 
         Returns:
-            int64 (C, h, w) in 0 .. SCALE_LEVELS - 1.
+            int32 (C, h, w) in 0 .. SCALE_LEVELS - 1.
         """
         assert 0 <= step < STEPS
         hidden = self._product(f"from_hyper.{step}", features)
         hidden += self._rate_vector(f"hidden_rate.{step}", rate) * 2**ACTIVATION_BITS
-        index = self._rate_vector(f"index_rate.{step}", rate) * 2**ACTIVATION_BITS
+        magnitude = None
         if step:
-            magnitude = self._table[blur_magnitudes(known.float()).long()]
+            magnitude = self._table[blur_magnitudes(known).int()]
             hidden += self._product(f"from_known.{step - 1}", magnitude)
-            index = index + self._v["own_magnitude"][step - 1].double()[:, None, None] * magnitude
-        index = index + self._product(f"leave.{step}", F.relu(_requantise(hidden)))
-        units = WEIGHT_BITS + ACTIVATION_BITS
-        rounded = torch.floor((index + 2 ** (units - 1)) * 2.0**-units)
-        return rounded.clamp(0, SCALE_LEVELS - 1).long()
+        index = self._product(f"leave.{step}", F.relu(_requantise(hidden)))
+        index += self._rate_vector(f"index_rate.{step}", rate) * 2**ACTIVATION_BITS
+        if magnitude is not None:
+            index.addcmul_(self._v["own_magnitude"][step - 1].double()[:, None, None], magnitude)
+        return _shift(index, WEIGHT_BITS + ACTIVATION_BITS).clamp_(0, SCALE_LEVELS - 1).int()
