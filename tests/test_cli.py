@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import png
 import pytest
 from conftest import Result, psnr
 from PIL import Image
 
 import llicm_cli
+from llicm_cli.image_io import picture_bytes, read_image
 from llicm_cli.models.weights import folder
 
 Llicm = Callable[..., Result]
@@ -243,6 +245,28 @@ def test_every_output_format_holds_the_same_pixels(llicm: Llicm, tmp_path: Path,
     path.write_bytes(stream)
     assert llicm("decode", path, "-o", tmp_path / f"out{suffix}").code == 0
     assert np.array_equal(Image.open(tmp_path / f"out{suffix}"), llicm_cli.decode(stream))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_16_bits_are_written_as_asked(llicm: Llicm, crop: Image.Image, tmp_path: Path, mode: str):
+    source, path, out = tmp_path / "in.png", tmp_path / "x.llic", tmp_path / "out.png"
+    small = crop.crop((0, 0, 50, 41)).convert(mode)
+    if "A" in mode:
+        small.putalpha(Image.linear_gradient("L").resize(small.size))
+    small.info = {"xmp": b"<x/>"}
+    source.write_bytes(picture_bytes(small, ".png")[0])
+    path.write_bytes(llicm_cli.encode(read_image(source.read_bytes())[0]))
+    assert llicm("decode", path, "-o", out, "--16-bit").code == 0
+    width, height, rows, about = png.Reader(bytes=out.read_bytes()).read()
+    assert (width, height, about["bitdepth"]) == (50, 41, 16)
+    expected = llicm_cli.decode(path.read_bytes())
+    assert expected.mode == mode
+    assert np.array_equal(np.vstack(list(rows)), np.asarray(expected).reshape(41, -1).astype(int) * 257)
+    assert Image.open(out).info["llicm"].startswith("version=")
+    assert read_image(out.read_bytes())[0].info["xmp"] == b"<x/>"
+    result = llicm("enhance", source, "-o", tmp_path / "out.tif", "--16-bit", "--task", "none")
+    assert result.code == 6 and ".png" in one_line(result)
+    assert not (tmp_path / "out.tif").exists()
 
 
 def test_losses_are_told(llicm: Llicm, crop: Image.Image, tmp_path: Path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import png
 from PIL import Image, ImageCms, PngImagePlugin
 
 from llicm_cli.bitstream import MAX_PIXELS, METADATA_LIMIT, size_problem
@@ -254,19 +255,20 @@ def _grey_palette(image: Image.Image) -> bool:
     return all(r == g == b for _, (r, g, b) in colours)  # type: ignore[misc]
 
 
-def picture_bytes(image: Image.Image, suffix: str) -> tuple[bytes, list[str]]:
+def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[bytes, list[str]]:
     """The picture, with the metadata in its ``info``, as a file of the format that ``suffix`` names.
 
     Args:
         image: mode L, LA, RGB or RGBA.
         suffix: one of ``PICTURE_FORMATS``.
+        deep: write 16 bits a channel, every value v as 257 v; PNG only.
 
     Returns:
         The file, and a list of what it cannot hold.
 
     Raises:
-        OutputError: the format cannot hold the picture: its transparency, or its size (WebP ends at
-            16383 pixels a side).
+        OutputError: the format cannot hold the picture: its transparency, its depth, or its size (WebP ends
+            at 16383 pixels a side).
     """
     name, options = PICTURE_FORMATS[suffix.lower()]
     metadata = {key: image.info[info] for key, info in INFO.items() if image.info.get(info)}
@@ -278,6 +280,10 @@ def picture_bytes(image: Image.Image, suffix: str) -> tuple[bytes, list[str]]:
             losses.append(f"{name} cannot hold metadata ({', '.join(m.upper() for m in metadata)})")
     else:
         options = options | _as_options(name, metadata, image.info.get("llicm"))
+    if deep:
+        if name != "PNG":
+            raise OutputError(f"16 bits a channel are not written to {name}; name a .png")
+        return _deep_png(image, options), losses
     bare = image.copy() if image.info else image
     bare.info = {}
     buffer = io.BytesIO()
@@ -286,6 +292,22 @@ def picture_bytes(image: Image.Image, suffix: str) -> tuple[bytes, list[str]]:
     except (ValueError, OSError) as error:
         raise OutputError(f"{name} cannot hold this picture ({error})") from error
     return buffer.getvalue(), losses
+
+
+def _deep_png(image: Image.Image, options: dict[str, Any]) -> bytes:
+    """A PNG file of 16 bits a channel, which Pillow cannot write: its header and pixels from pypng, all other
+    chunks from Pillow."""
+    samples, frame, file = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    writer = png.Writer(
+        *image.size, greyscale=image.mode in ("L", "LA"), alpha="A" in image.mode, bitdepth=16
+    )
+    pixels = np.asarray(image).reshape(image.height, -1)
+    writer.write_packed(samples, (np.repeat(row, 2).tobytes() for row in pixels))  # 257 v is v twice
+    Image.new(image.mode, (1, 1)).save(frame, "PNG", **options)
+    header, *rest = png.Reader(bytes=samples.getvalue()).chunks()
+    told = [c for c in png.Reader(bytes=frame.getvalue()).chunks() if c[0] not in (b"IHDR", b"IDAT", b"IEND")]
+    png.write_chunks(file, [header, *told, *rest])
+    return file.getvalue()
 
 
 def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict[str, Any]:

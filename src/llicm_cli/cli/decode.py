@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli.files import (
+    Deep,
     Inputs,
     Jobs,
     MaxPixels,
@@ -32,6 +33,7 @@ def decode(
     task: Task = NONE,
     strength: Strength = 1.0,
     strip: Strip = False,
+    deep: Deep = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
@@ -49,6 +51,6 @@ def decode(
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
         image = pipeline.decode(data, task, strength, max_pixels=max_pixels)
-        return picture_file(image, target, warn, strip=strip)
+        return picture_file(image, target, warn, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -13,6 +13,7 @@ from llicm_cli.bitstream import MAGIC, MAX_PIXELS
 from llicm_cli.cli import console
 from llicm_cli.cli.files import (
     STANDARD,
+    Deep,
     Inputs,
     Jobs,
     MaxPixels,
@@ -63,6 +64,7 @@ def enhance(
         bool, typer.Option("--explain", help="Also say, on stderr, what the guide sees in each picture.")
     ] = False,
     strip: Strip = False,
+    deep: Deep = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
@@ -89,10 +91,10 @@ def enhance(
             if explain:
                 _explain(target, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
             restored = pipeline.decode(data, task, strength, max_pixels=max_pixels)
-            return picture_file(restored, target, warn, strip=strip)
+            return picture_file(restored, target, warn, strip=strip, deep=deep)
         image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
         if explain:
             _explain(target, pipeline.inspect(image))
-        return picture_file(pipeline.enhance(image, task, strength, hole), target, warn)
+        return picture_file(pipeline.enhance(image, task, strength, hole), target, warn, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -51,6 +51,10 @@ Strength = Annotated[float, typer.Option(min=0, max=1, help="How much of the res
 Strip = Annotated[
     bool, typer.Option("--strip", help="Drop metadata (ICC profile, EXIF, XMP) instead of keeping it.")
 ]
+Deep = Annotated[
+    bool,
+    typer.Option("--16-bit", help="Write PNG files of 16 bits a channel; a stream carries 8 bits of them."),
+]
 MaxPixels = Annotated[
     int,
     typer.Option(min=1, help="Refuse larger pictures; above the default, sides may exceed 32768 too."),
@@ -148,7 +152,7 @@ def _stripped(image: Image.Image) -> Image.Image:
 
 
 def picture_file(
-    image: Image.Image, target: Path, warn: Callable[[str], None], *, strip: bool = False
+    image: Image.Image, target: Path, warn: Callable[[str], None], *, strip: bool = False, deep: bool = False
 ) -> bytes:
     """A picture as a file of the format that its name asks for, PNG without one; warns of what is lost.
 
@@ -157,8 +161,9 @@ def picture_file(
         target: where it goes.
         warn: says a warning.
         strip: drop its metadata.
+        deep: write 16 bits a channel.
     """
-    data, losses = picture_bytes(_stripped(image) if strip else image, target.suffix or ".png")
+    data, losses = picture_bytes(_stripped(image) if strip else image, target.suffix or ".png", deep)
     for loss in losses:
         warn(loss)
     return data
