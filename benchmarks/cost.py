@@ -21,7 +21,7 @@ from torch import nn
 
 from llicm_cli.models import exact
 from llicm_cli.models.blocks import Pointwise
-from llicm_cli.models.restorer import source
+from llicm_cli.models.restorer import source, tones
 from llicm_cli.models.weights import load_restorer
 from llicm_cli.pipeline import decode, encode
 
@@ -67,7 +67,7 @@ def multiplications(side: int = 512) -> tuple[float, float, float]:
     decoder, total = total, 0.0
     head = load_restorer()
     x, prompt = torch.zeros(1, 3, side, side), torch.zeros(1, head.config.embedding)
-    head(x, prompt, prompt[None], source(False, False, torch.zeros(1)))
+    head(x, prompt, prompt[None], source(False, False, torch.zeros(1)), tones(x))
     handle.remove()
     return encoder / side**2 / 1000, decoder / side**2 / 1000, total / side**2 / 1000
 

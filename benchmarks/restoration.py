@@ -23,7 +23,7 @@ from llicm_cli import pipeline
 from llicm_cli.bench.metrics import psnr, ssim
 from llicm_cli.bench.sets import PictureSet, find_pictures, open_picture
 from llicm_cli.coding import to_bytes, to_unit
-from llicm_cli.models.restorer import source
+from llicm_cli.models.restorer import source, tones
 from llicm_cli.models.weights import load_guide, load_restorer
 from llicm_cli.pipeline import to_image, to_pixels
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
@@ -87,7 +87,7 @@ def measure(
 def _restored(x: Tensor, prompt: Tensor, content: Tensor) -> Image.Image:
     height, width = x.shape[1:]
     x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
-    return to_image(to_bytes(load_restorer()(x, prompt, content, NOWHERE)[0, :, :height, :width]))
+    return to_image(to_bytes(load_restorer()(x, prompt, content, NOWHERE, tones(x))[0, :, :height, :width]))
 
 
 @app.command()

@@ -16,7 +16,7 @@ import llicm_cli
 from llicm_cli import bitstream, tiling
 from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.errors import InputError, ModelError, UsageError
-from llicm_cli.models.restorer import REACH, Restorer, RestorerConfig, source
+from llicm_cli.models.restorer import REACH, TONES, Restorer, RestorerConfig, source, tones
 from llicm_cli.models.weights import (
     folder,
     load_guide,
@@ -27,6 +27,7 @@ from llicm_cli.tasks import TASKS
 
 Llicm = Callable[..., Result]
 NOWHERE = source(False, False, torch.zeros(1))
+GREY = torch.zeros(1, TONES)
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +49,20 @@ def shaken_head() -> Restorer:
 def test_an_untrained_head_changes_nothing():
     x = torch.rand(2, 3, 32, 48)
     y = Restorer(RestorerConfig())(
-        x, torch.randn(2, 128), torch.randn(2, 5, 128), source(True, False, torch.rand(2))
+        x, torch.randn(2, 128), torch.randn(2, 5, 128), source(True, False, torch.rand(2)), tones(x)
     )
     assert torch.equal(x, y)
 
 
-def test_prompt_content_and_source_all_reach_the_head(shaken_head: Restorer):
+def test_all_that_the_head_is_told_reaches_it(shaken_head: Restorer):
     torch.manual_seed(1)
     x, prompt, content = torch.rand(1, 3, 32, 32), torch.randn(1, 128), torch.randn(1, 10, 128)
-    y = shaken_head(x, prompt, content, NOWHERE)
+    y = shaken_head(x, prompt, content, NOWHERE, GREY)
     for changed in (
-        shaken_head(x, -prompt, content, NOWHERE),
-        shaken_head(x, prompt, -content, NOWHERE),
-        shaken_head(x, prompt, content, source(True, False, torch.tensor([0.5]))),
+        shaken_head(x, -prompt, content, NOWHERE, GREY),
+        shaken_head(x, prompt, -content, NOWHERE, GREY),
+        shaken_head(x, prompt, content, source(True, False, torch.tensor([0.5])), GREY),
+        shaken_head(x, prompt, content, NOWHERE, GREY - 1),
     ):
         assert (y - changed).abs().max() > 1e-4
 
@@ -72,9 +74,20 @@ def test_source_tells_objective_and_rate_only_of_coded_pictures():
     assert source(False, True, t).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
+def test_tones_are_those_of_the_whole_picture_whatever_its_size():
+    """Black, grey and white thirds: the quantiles are known; and bytes say the same as fractions."""
+    x = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(32).expand(1, 3, 64, 96)
+    expected = (torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]) + 0.02).log() + 1.5
+    assert torch.allclose(tones(x).view(5, 3), expected[:, None].expand(5, 3), atol=0.02)
+    large = to_bytes(torch.rand(1, 3, 300, 411) * torch.linspace(0, 1, 411))
+    assert torch.allclose(tones(large), tones(to_unit(large)), atol=0.05)
+    assert tones(torch.rand(2, 3, 1, 1)).shape == (2, TONES)
+
+
 def test_nothing_beyond_the_reach_matters(shaken_head: Restorer):
     x = torch.rand(1, 3, 48, 512, requires_grad=True)
-    shaken_head(x, torch.randn(1, 128), torch.randn(1, 2, 128), NOWHERE)[..., 240:256].sum().backward()
+    prompt, content = torch.randn(1, 128), torch.randn(1, 2, 128)
+    shaken_head(x, prompt, content, NOWHERE, GREY)[..., 240:256].sum().backward()
     assert x.grad is not None
     reached = x.grad.abs().sum((0, 1, 2)).nonzero().flatten()
     assert reached.min() >= 240 - REACH and reached.max() < 256 + REACH
@@ -86,7 +99,7 @@ def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, shaken_head:
     prompt, content = torch.randn(1, 128), torch.randn(1, 2, 128)
 
     def run(tile: torch.Tensor) -> torch.Tensor:
-        return to_bytes(shaken_head(to_unit(tile), prompt, content, NOWHERE))
+        return to_bytes(shaken_head(to_unit(tile), prompt, content, NOWHERE, GREY))
 
     whole = tiling.in_tiles(x, run, stride=16, reach=REACH)
     monkeypatch.setattr(tiling, "CORE", 96)

@@ -15,7 +15,7 @@ from PIL import Image
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.guide import compact_guide
-from llicm_cli.models.restorer import Restorer, RestorerConfig
+from llicm_cli.models.restorer import TONES, Restorer, RestorerConfig
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training import joint as joint_stage
@@ -140,7 +140,8 @@ def test_joint_training_reaches_every_network():
         parameter.data += 0.02 * torch.randn_like(parameter)
     x_hat, bpp = joint.coder(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy")
     origin = joint_stage.source(True, True, torch.zeros(2))
-    restored = joint.restorer(x_hat, torch.randn(2, 128), torch.randn(2, 2, 128), origin)
+    told = torch.randn(2, 128), torch.randn(2, 2, 128), origin, torch.randn(2, TONES)
+    restored = joint.restorer(x_hat, *told)
     (bpp.mean() + restored.square().mean()).backward()
     dead = [n for n, p in joint.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [n for n in dead if "hyper_prior" not in n] == []
@@ -153,7 +154,7 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     seen: list[int] = []
     exact = 0
     for _ in range(6):
-        degraded, clean, labels = crops.batch(11, 64)
+        degraded, clean, labels, _ = crops.batch(11, 64)
         assert degraded.shape == clean.shape == (11, 3, 64, 64)
         seen += labels.tolist()
         i = labels.tolist().index(CLASSES.index("lowlight"))

@@ -17,7 +17,7 @@ from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
 from llicm_cli.coding import Rows, decode_pixels, encode_pixels, position, to_bytes, to_unit
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.image_io import EXIF_MARK, INFO, open_unlimited
-from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source
+from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source, tones
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, check_task, parse_tasks
 from llicm_cli.tiling import in_tiles
@@ -276,19 +276,17 @@ def _restore(
                 share *= 1 - guide.probabilities(guidance.degradation[0], prompts)[CLEAN]
         else:
             prompt = prompts[[CLASSES.index(task)]]
-        run = partial(_run_head, head, prompt, guidance.content, origin, share)
+        run = partial(_run_head, head, (prompt, guidance.content, origin, tones(seen[None])), share)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH)
         x = restored if filled is None else torch.where(filled, restored, x)
         origin = source(False, False, torch.zeros(1))  # what follows sees a restored picture
     return x
 
 
-def _run_head(
-    head: Restorer, prompt: Tensor, content: Tensor, origin: Tensor, share: float, tile: Tensor
-) -> Tensor:
-    """uint8 (1, 3, h, w) -> the same, with so large a share of the restoration."""
+def _run_head(head: Restorer, told: tuple[Tensor, ...], share: float, tile: Tensor) -> Tensor:
+    """uint8 (1, 3, h, w) -> the same, with so large a share of the restoration; ``told``: all but x."""
     x = to_unit(tile).contiguous(memory_format=torch.channels_last)
-    return to_bytes(torch.lerp(x, head(x, prompt, content, origin).clamp(0, 1), share))
+    return to_bytes(torch.lerp(x, head(x, *told).clamp(0, 1), share))
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from torch import Tensor
 from llicm_cli.degrade import Dice, degrade
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_image
+from llicm_cli.models.restorer import TONES, tones
 from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.data import Crops, find_photos
 
@@ -22,7 +23,7 @@ class Pairs:
     """Real degraded pictures and their ground truth: two folders ``input`` and ``gt`` with equal names."""
 
     def __init__(self, folder: Path, device: torch.device, smallest: int) -> None:
-        self.pictures: list[tuple[Tensor, Tensor]] = []
+        self.pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         for path in find_photos([folder / "input"]):
             try:
                 pair = [
@@ -34,19 +35,20 @@ class Pairs:
                 raise InputError(f"{path}: input and ground truth differ in size")
             if min(pair[0].size) >= smallest:
                 a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous().to(device) for p in pair)
-                self.pictures.append((a, b))
+                self.pictures.append((a, b, tones(a[None])[0]))
         if not self.pictures:
             raise UsageError(f"no pair in {folder} is at least {smallest} pixels a side")
 
-    def crop(self, size: int, dice: Dice) -> tuple[Tensor, Tensor]:
-        """A random crop of a random pair, (3, size, size) in 0..1, half of them mirrored."""
-        pair = self.pictures[dice.integer(0, len(self.pictures) - 1)]
+    def crop(self, size: int, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
+        """A random crop of a random pair, (3, size, size) in 0..1, half of them mirrored; and the tones of
+        the whole degraded picture, (15,)."""
+        *pair, whole = self.pictures[dice.integer(0, len(self.pictures) - 1)]
         top = dice.integer(0, pair[0].shape[1] - size)
         left = dice.integer(0, pair[0].shape[2] - size)
         cut = [p[:, top : top + size, left : left + size].float() / 255 for p in pair]
         if dice.chance(0.5):
             cut = [c.flip(2) for c in cut]
-        return cut[0], cut[1]
+        return cut[0], cut[1], whole
 
 
 def parse_pairs(texts: Sequence[str], device: torch.device, smallest: int) -> dict[str, Pairs]:
@@ -79,17 +81,30 @@ class DegradedCrops:
         self.dice.numbers = np.random.default_rng(seed)
         self.dice.fields.manual_seed(seed)
 
-    def batch(self, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(degraded, clean), both (count, 3, size, size) in 0..1 and channels_last, and the index in
-        ``CLASSES`` of what was done, (count,)."""
-        clean = self.crops.batch(count, size)
+    def batch(self, count: int, size: int, around: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Degraded and clean crops, and what there is to say of them.
+
+        Args:
+            count: of crops.
+            size: pixels a side of a crop.
+            around: crops are cut out of degraded pictures this many times as large, which their tones are of.
+
+        Returns:
+            (degraded, clean), both (count, 3, size, size) in 0..1 and channels_last; the index in ``CLASSES``
+            of what was done, (count,); the tones of the degraded pictures, (count, 15).
+        """
+        whole = self.crops.batch(count, size * around)
+        place = self.dice.numbers.integers(0, size * (around - 1) + 1, (count, 2))
         order = [self.dice.numbers.permutation(len(CLASSES)) for _ in range(-(-count // len(CLASSES)))]
         labels = torch.from_numpy(np.concatenate(order)[:count])
-        degraded = torch.empty_like(clean)
+        clean = whole.new_empty((count, 3, size, size)).contiguous(memory_format=torch.channels_last)
+        degraded, seen = torch.empty_like(clean), whole.new_empty(count, TONES)
         for i, label in enumerate(labels.tolist()):
             task = CLASSES[label]
             if task in self.pairs and self.dice.chance(REAL_SHARE):
-                degraded[i], clean[i] = self.pairs[task].crop(size, self.dice)
+                degraded[i], clean[i], seen[i] = self.pairs[task].crop(size, self.dice)
             else:
-                degraded[i] = degrade(clean[i], task, self.dice)
-        return degraded, clean, labels.to(clean.device)
+                wrong = degrade(whole[i], task, self.dice)
+                cut = (slice(None), *(slice(start, start + size) for start in place[i]))
+                degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]
+        return degraded, clean, labels.to(clean.device), seen

@@ -100,7 +100,7 @@ def train_guide(
     clean_crops = Crops(train, device, max(CROPS), options.seed)
     degraded = DegradedCrops(clean_crops, Dice(options.seed, device), pairs)
     held_out = Crops(validation, device, VALIDATION_CROP, seed=0)
-    seen, _, truth = DegradedCrops(held_out, Dice(0, device)).batch(VALIDATION_CROPS, VALIDATION_CROP)
+    seen, _, truth, _ = DegradedCrops(held_out, Dice(0, device)).batch(VALIDATION_CROPS, VALIDATION_CROP)
     codec = codec.to(device).eval()
     low = Codec.position(torch.full((VALIDATION_CROPS,), VALIDATION_LAMBDA, device=device))
     compressed = torch.cat(
@@ -109,7 +109,7 @@ def train_guide(
 
     def batch() -> tuple[Tensor, Tensor, Tensor]:
         size = int(clean_crops.rng.choice(CROPS, p=SHARES))
-        x, clean, labels = degraded.batch(max(2, options.batch * CROP**2 // size**2), size)
+        x, clean, labels, _ = degraded.batch(max(2, options.batch * CROP**2 // size**2), size)
         half = len(x) // 2
         x[:half] = through_codec(codec, x[:half], torch.rand(half, device=device))
         return views(x, guide.size, GRID), views(clean, guide.size, GRID), labels

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import Codec
 from llicm_cli.models.guide import Guide
-from llicm_cli.models.restorer import Restorer, source
+from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs
 from llicm_cli.training.loop import Options, Run
-from llicm_cli.training.restorer import GRID, ClassWeights, Prompter, decibels, restoration_loss
+from llicm_cli.training.restorer import AROUND, GRID, ClassWeights, Prompter, decibels, restoration_loss
 
 CROP = 128
 HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
@@ -87,16 +87,17 @@ def train_joint(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed, device)
-    degraded = DegradedCrops(Crops(train, device, CROP, options.seed), dice, pairs)
+    degraded = DegradedCrops(Crops(train, device, AROUND * CROP, options.seed), dice, pairs)
     guide = guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
-    seen, wanted, truth = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
+    seen, wanted, truth, seen_tones = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
 
-    def estimate(model: Joint, x: Tensor, labels: Tensor) -> Tensor:
+    def estimate(model: Joint, x: Tensor, labels: Tensor, tone: Tensor) -> Tensor:
         """Pictures restored before they are coded, told what disturbs them and nothing else."""
         blind = x.new_zeros(len(x), 1, guide.width)
-        restored = model.restorer(x, prompter.named[labels], blind, source(False, False, x.new_zeros(len(x))))
+        nowhere = source(False, False, x.new_zeros(len(x)))
+        restored = model.restorer(x, prompter.named[labels], blind, nowhere, tone)
         return restored.float().clamp(0, 1)
 
     def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, float]]:
@@ -104,19 +105,21 @@ def train_joint(
         count = options.batch
         rpo, rdo = round(count * RPO_SHARE), round(count * RDO_SHARE)
         coded = rpo + rdo
-        x, clean, labels = degraded.batch(count, CROP)
-        as_it_is = slice(rpo, rpo + rdo // 2)  # the codec's own business: clean photographs
+        x, clean, labels, tone = degraded.batch(count, CROP, AROUND)
+        as_it_is = slice(rpo, rpo + (rdo + 1) // 2)  # the codec's own business: clean photographs
         x[as_it_is], labels[as_it_is] = clean[as_it_is], CLASSES.index(CLEAN)
+        tone[as_it_is] = tones(x[as_it_is])
         t = stratified_positions(coded, device)
         with torch.autocast(device.type, torch.bfloat16):
-            given = torch.cat((estimate(model, x[:rpo], labels[:rpo]), x[rpo:coded]))
+            given = torch.cat((estimate(model, x[:rpo], labels[:rpo], tone[:rpo]), x[rpo:coded]))
             x_hat, bpp = model.coder(given, t, "noisy")
         shown = torch.cat((x_hat[:rpo], x_hat[rpo:].detach(), x[coded:])).clamp(0, 1)
+        tone[:rpo] = tones(shown[:rpo].detach())
         prompt, content = prompter(shown.detach(), labels)
         nowhere = source(False, False, t.new_zeros(count - coded))
         origin = torch.cat((source(True, True, t[:rpo]), source(True, False, t[rpo:]), nowhere))
         with torch.autocast(device.type, torch.bfloat16):
-            restored = model.restorer(shown, prompt, content, origin)
+            restored = model.restorer(shown, prompt, content, origin, tone)
         own, perception = restoration_loss(restored, clean)
         fidelity = _mse(x_hat, torch.cat((clean[:rpo], x[rpo:coded])))
         error = torch.cat((weights.gamma * perception[:rpo] + weights.alpha * fidelity[:rpo], fidelity[rpo:]))
@@ -143,11 +146,11 @@ def train_joint(
             t = Codec.position(torch.full((len(seen),), lmbda, device=device))
             for name, restoring in (("rdo", False), ("rpo", True)):
                 with torch.autocast(device.type, torch.bfloat16):
-                    given = estimate(model, seen, truth) if restoring else seen
+                    given = estimate(model, seen, truth, seen_tones) if restoring else seen
                     x_hat, bpp = model.coder(given, t, "chosen")
                     x_hat = x_hat.clamp(0, 1)
                     content = guide(x_hat, GRID).content
-                    restored = model.restorer(x_hat, told, content, source(True, restoring, t))
+                    restored = model.restorer(x_hat, told, content, source(True, restoring, t), tones(x_hat))
                 mse = _mse(restored.float().clamp(0, 1), wanted)[wrong]
                 figures[f"{name} bpp at {lmbda:g}"] = float(bpp[wrong].mean())
                 figures[f"{name} psnr at {lmbda:g}"] = float(decibels(mse).mean())

@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import Codec
 from llicm_cli.models.guide import Guide
-from llicm_cli.models.restorer import Restorer, source
+from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs
 from llicm_cli.training.guide import through_codec
 from llicm_cli.training.loop import Options, Run
 
-CROPS = ((0.0, 64), (0.5, 128))  # pixels a side, from which share of the run on
-LARGEST = CROPS[-1][1]
+CROPS = ((0.0, 64), (0.65, 128))  # pixels a side, from which share of the run on
+AROUND = 2  # times a crop's side: the picture whose tones the head is told
+LARGEST = AROUND * CROPS[-1][1]
 CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 RDO_SHARE, RPO_SHARE = 0.25, 0.25  # of the pictures; the others are not coded
 SEEN_SHARE = 0.2  # of the pictures that the guide looks at; half of those it describes in place of a text
@@ -126,7 +127,7 @@ def train_restorer(
     Args:
         restorer: the head to train, new or to go on from.
         guide: frozen.
-        codec: frozen; a third of the pictures go through it.
+        codec: frozen; half of the pictures go through it.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
@@ -142,27 +143,28 @@ def train_restorer(
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
-    seen, wanted, truth = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
+    seen, wanted, truth, seen_tones = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
     with torch.no_grad():
         seen_guidance = guide(seen, GRID)
 
     def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
         size = next(side for start, side in reversed(CROPS) if progress >= start)
         count = max(4, options.batch * CROP**2 // size**2)
-        x, clean, labels = degraded.batch(count, size)
+        x, clean, labels, tone = degraded.batch(count, size, AROUND)
         t = torch.rand(count, device=device)
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             blind = torch.zeros(rpo, 1, guide.width, device=device)
             told = prompter.named[labels[:rpo]]
-            x[:rpo] = model(x[:rpo], told, blind, source(False, False, t[:rpo])).clamp(0, 1)
+            x[:rpo] = model(x[:rpo], told, blind, source(False, False, t[:rpo]), tone[:rpo]).clamp(0, 1)
         x[:coded] = through_codec(codec, x[:coded], t[:coded])
         origin = torch.cat(
             (source(True, True, t[:rpo]), source(True, False, t[rpo:coded]), source(False, False, t[coded:]))
         )
+        tone[:rpo] = tones(x[:rpo])
         prompt, content = prompter(x, labels)
         with torch.autocast(device.type, torch.bfloat16):
-            restored = model(x, prompt, content, origin)
+            restored = model(x, prompt, content, origin, tone)
         each, mse = restoration_loss(restored, clean)
         psnr = decibels(mse)
         return (importance(each, labels) * each).mean(), {
@@ -178,7 +180,7 @@ def train_restorer(
             prompt, content = prompter.named[truth[part]], seen_guidance.content[part]
             nowhere = source(False, False, torch.zeros(len(prompt), device=device))
             with torch.autocast(device.type, torch.bfloat16):
-                restored = model(seen[part], prompt, content, nowhere)
+                restored = model(seen[part], prompt, content, nowhere, seen_tones[part])
             errors.append((restored.clamp(0, 1) - wanted[part]).square().mean((1, 2, 3)))
         return psnr_by_class(torch.cat(errors), truth)
 
