@@ -86,8 +86,9 @@ def measure(
 @torch.inference_mode()
 def _restored(x: Tensor, prompt: Tensor, content: Tensor) -> Image.Image:
     height, width = x.shape[1:]
+    tone = tones(x[None])
     x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
-    return to_image(to_bytes(load_restorer()(x, prompt, content, NOWHERE, tones(x))[0, :, :height, :width]))
+    return to_image(to_bytes(load_restorer()(x, prompt, content, NOWHERE, tone)[0, :, :height, :width]))
 
 
 @app.command()

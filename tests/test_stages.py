@@ -52,7 +52,7 @@ def pairs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks where weights are new, and few pictures to validate on."""
     monkeypatch.setattr("llicm_cli.models.codec.CodecConfig", lambda: SMALL)
-    monkeypatch.setattr("llicm_cli.training.guide.VALIDATION_CROPS", 11)
+    monkeypatch.setattr("llicm_cli.training.guide.VALIDATION_EACH", 1)
     monkeypatch.setattr("llicm_cli.training.restorer.VALIDATION_EACH", 1)
     monkeypatch.setattr("llicm_cli.training.joint.VALIDATION_EACH", 1)
 

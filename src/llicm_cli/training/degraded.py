@@ -62,6 +62,13 @@ def parse_pairs(texts: Sequence[str], device: torch.device, smallest: int) -> di
     return pairs
 
 
+def held_out_batch(
+    photos: list[Path], device: torch.device, each: int, size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``DegradedCrops.batch`` of ``each`` crops a class, the same at every call."""
+    return DegradedCrops(Crops(photos, device, size, 0), Dice(0, device)).batch(each * len(CLASSES), size)
+
+
 class DegradedCrops:
     """Random crops with a random degradation each; the classes come up equally often.
 

@@ -23,7 +23,7 @@ from llicm_cli.models.codec import Codec
 from llicm_cli.models.guide import Guide, class_means, views
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import DegradedCrops, Pairs
+from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Budget, Loss, Options, Run
 
 CROPS, SHARES = (128, 192, 320), (0.25, 0.5, 0.25)  # pixels a side, and how often
@@ -31,7 +31,7 @@ CROP = 192  # what ``batch`` counts; steps with other crops take as many pixels
 GRID = 1  # cut-outs of a crop beside the whole
 TOWER_SHARE = 0.5  # of the budget, where the towers are trained too
 TEMPERATURE = 0.1  # of the contrast between pictures
-VALIDATION_CROPS, VALIDATION_CROP = 88, 256  # eight a class
+VALIDATION_EACH, VALIDATION_CROP = 8, 256
 VALIDATION_LAMBDA = 0.0018
 
 
@@ -99,10 +99,9 @@ def train_guide(
     torch.manual_seed(options.seed)
     clean_crops = Crops(train, device, max(CROPS), options.seed)
     degraded = DegradedCrops(clean_crops, Dice(options.seed, device), pairs)
-    held_out = Crops(validation, device, VALIDATION_CROP, seed=0)
-    seen, _, truth, _ = DegradedCrops(held_out, Dice(0, device)).batch(VALIDATION_CROPS, VALIDATION_CROP)
+    seen, _, truth, _ = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     codec = codec.to(device).eval()
-    low = Codec.position(torch.full((VALIDATION_CROPS,), VALIDATION_LAMBDA, device=device))
+    low = Codec.position(torch.full((len(seen),), VALIDATION_LAMBDA, device=device))
     compressed = torch.cat(
         [through_codec(codec, *part) for part in zip(seen.split(22), low.split(22), strict=True)]
     )

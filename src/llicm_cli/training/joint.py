@@ -29,7 +29,7 @@ from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import DegradedCrops, Pairs
+from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Options, Run
 from llicm_cli.training.restorer import AROUND, GRID, ClassWeights, Prompter, decibels, restoration_loss
 
@@ -90,15 +90,7 @@ def train_joint(
     degraded = DegradedCrops(Crops(train, device, AROUND * CROP, options.seed), dice, pairs)
     guide = guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
-    held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
-    seen, wanted, truth, seen_tones = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
-
-    def estimate(model: Joint, x: Tensor, labels: Tensor, tone: Tensor) -> Tensor:
-        """Pictures restored before they are coded, told what disturbs them and nothing else."""
-        blind = x.new_zeros(len(x), 1, guide.width)
-        nowhere = source(False, False, x.new_zeros(len(x)))
-        restored = model.restorer(x, prompter.named[labels], blind, nowhere, tone)
-        return restored.float().clamp(0, 1)
+    seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
 
     def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, Joint)
@@ -111,7 +103,9 @@ def train_joint(
         tone[as_it_is] = tones(x[as_it_is])
         t = stratified_positions(coded, device)
         with torch.autocast(device.type, torch.bfloat16):
-            given = torch.cat((estimate(model, x[:rpo], labels[:rpo], tone[:rpo]), x[rpo:coded]))
+            given = torch.cat(
+                (prompter.estimate(model.restorer, x[:rpo], labels[:rpo], tone[:rpo]), x[rpo:coded])
+            )
             x_hat, bpp = model.coder(given, t, "noisy")
         shown = torch.cat((x_hat[:rpo], x_hat[rpo:].detach(), x[coded:])).clamp(0, 1)
         tone[:rpo] = tones(shown[:rpo].detach())
@@ -146,7 +140,7 @@ def train_joint(
             t = Codec.position(torch.full((len(seen),), lmbda, device=device))
             for name, restoring in (("rdo", False), ("rpo", True)):
                 with torch.autocast(device.type, torch.bfloat16):
-                    given = estimate(model, seen, truth, seen_tones) if restoring else seen
+                    given = prompter.estimate(model.restorer, seen, truth, seen_tones) if restoring else seen
                     x_hat, bpp = model.coder(given, t, "chosen")
                     x_hat = x_hat.clamp(0, 1)
                     content = guide(x_hat, GRID).content

@@ -26,7 +26,7 @@ from llicm_cli.models.guide import Guide
 from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import DegradedCrops, Pairs
+from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.guide import through_codec
 from llicm_cli.training.loop import Options, Run
 
@@ -73,6 +73,14 @@ class Prompter:
                 if self.dice.chance(0.5):
                     prompt[i] = belief
         return prompt, content
+
+    def estimate(self, head: nn.Module, x: Tensor, labels: Tensor, tone: Tensor) -> Tensor:
+        """Pictures restored before they are coded (objective rpo): the head is told what disturbs them and
+        their tones, nothing else."""
+        blind = x.new_zeros(len(x), 1, self.guide.width)
+        nowhere = source(False, False, x.new_zeros(len(x)))
+        restored: Tensor = head(x, self.named[labels], blind, nowhere, tone)
+        return restored.float().clamp(0, 1)
 
 
 def restoration_loss(restored: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,8 +150,7 @@ def train_restorer(
     degraded = DegradedCrops(Crops(train, device, LARGEST, options.seed), dice, pairs)
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
-    held_out = DegradedCrops(Crops(validation, device, VALIDATION_CROP, seed=0), Dice(0, device))
-    seen, wanted, truth, seen_tones = held_out.batch(VALIDATION_EACH * len(CLASSES), VALIDATION_CROP)
+    seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     with torch.no_grad():
         seen_guidance = guide(seen, GRID)
 
@@ -154,9 +161,7 @@ def train_restorer(
         t = torch.rand(count, device=device)
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            blind = torch.zeros(rpo, 1, guide.width, device=device)
-            told = prompter.named[labels[:rpo]]
-            x[:rpo] = model(x[:rpo], told, blind, source(False, False, t[:rpo]), tone[:rpo]).clamp(0, 1)
+            x[:rpo] = prompter.estimate(model, x[:rpo], labels[:rpo], tone[:rpo])
         x[:coded] = through_codec(codec, x[:coded], t[:coded])
         origin = torch.cat(
             (source(True, True, t[:rpo]), source(True, False, t[rpo:coded]), source(False, False, t[coded:]))
