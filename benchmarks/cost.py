@@ -1,8 +1,10 @@
-"""What coding costs: whole-process time and peak memory, and multiplications a pixel.
+"""What coding costs: time, memory and multiplications; what batches save; what tiles change.
 
-    python benchmarks/cost.py PICTURE... [--lambda 0.013] [--runs 3]
+    python benchmarks/cost.py pictures PICTURE... [--lambda 0.013] [--runs 3]
+    python benchmarks/cost.py batch FOLDER
+    python benchmarks/cost.py seams PICTURE
 
-Times are of the installed command, start-up and file access included; the best of the runs.
+Times and memory are of whole processes of the installed command, start-up and file access included.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ import typer
 from PIL import Image
 from torch import nn
 
+from llicm_cli import coding, tiling
+from llicm_cli.bench.metrics import psnr
+from llicm_cli.bench.sets import find_pictures, open_picture
 from llicm_cli.models import exact
 from llicm_cli.models.blocks import Pointwise
 from llicm_cli.models.restorer import source, tones
 from llicm_cli.models.weights import load_restorer
-from llicm_cli.pipeline import decode, encode
+from llicm_cli.pipeline import decode, encode, enhance
+
+app = typer.Typer(pretty_exceptions_enable=False)
 
 
 def run(*arguments: object) -> tuple[float, float]:
@@ -72,16 +79,18 @@ def multiplications(side: int = 512) -> tuple[float, float, float]:
     return encoder / side**2 / 1000, decoder / side**2 / 1000, total / side**2 / 1000
 
 
-def main(
-    pictures: list[Path],
+@app.command()
+def pictures(
+    paths: list[Path],
     lmbda: Annotated[float, typer.Option("--lambda")] = 0.013,
     runs: int = 3,
 ) -> None:
+    """Time (the best of the runs) and peak memory of every command on pictures; and multiplications."""
     commands = ("encode", "decode", "decode --task denoise")
     typer.echo(f"| picture | {' | '.join(f'{c} (s) | (MiB)' for c in commands)} |\n|{'---|' * 7}")
     with tempfile.TemporaryDirectory() as folder:
         stream, decoded = Path(folder) / "x.llic", Path(folder) / "x.png"
-        for path in pictures:
+        for path in paths:
             with Image.open(path) as image:
                 name = f"{path.name}, {image.width}x{image.height}"
             cells = []
@@ -97,5 +106,46 @@ def main(
     typer.echo(f"\nencoder {encoder:.1f}, decoder {decoder:.1f}, head {head:.1f} kMAC/px")
 
 
+@app.command()
+def batch(folder: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.013) -> None:
+    """Pictures and megapixels a second: one process for all of a folder, and one a picture."""
+    paths = find_pictures(folder)
+    pixels = 0
+    for path in paths:
+        with Image.open(path) as image:
+            pixels += image.width * image.height
+    typer.echo("| command | how | pictures/s | megapixels/s | peak (MiB) |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place:
+        streams = [Path(place) / f"{path.stem}.llic" for path in paths]
+        encode_all = ["encode", "--lambda", lmbda, "--overwrite", "-o", f"{place}/"]
+        for command, inputs in (
+            (encode_all, paths),
+            (["decode", "--overwrite", "-o", f"{place}/"], streams),
+            (["decode", "--task", "denoise", "--overwrite", "-o", f"{place}/"], streams),
+        ):
+            ways = {
+                "one process": [[*command, *inputs]],
+                "one process, --jobs 2": [[*command, "--jobs", 2, *inputs]],
+                "one process a picture": [[*command, path] for path in inputs],
+            }
+            for how, calls in ways.items():
+                results = [run(*call) for call in calls]
+                seconds, peak = sum(r[0] for r in results), max(r[1] for r in results)
+                name = " ".join(command[: 3 if "--task" in command else 1])
+                figures = f"{len(paths) / seconds:.2f} | {pixels / seconds / 1e6:.2f} | {peak:.0f}"
+                typer.echo(f"| {name} | {how} | {figures} |")
+
+
+@app.command()
+def seams(path: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.013) -> None:
+    """PSNR of a picture decoded and restored in bands and tiles against the same in one piece."""
+    image = open_picture(path)
+    decoded, restored = decode(encode(image, lmbda)), enhance(image, "denoise")
+    coding.BAND_PIXELS = tiling.CORE = 2**30
+    whole = decode(encode(image, lmbda)), enhance(image, "denoise")
+    for name, a, b in zip(("decoded", "restored"), (decoded, restored), whole, strict=True):
+        typer.echo(f"{name}: {psnr(a, b):.1f} dB")
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()
