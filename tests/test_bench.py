@@ -58,15 +58,29 @@ def test_published_curves_differ_by_what_is_published():
 @pytest.mark.parametrize(
     ("test", "reason"),
     [
-        (curve([0.1, 0.2, 0.4], [27, 29, 31]), "its curve has fewer than 4 points"),
-        (curve([0.1, 0.2, 0.4, 0.8], [27, 29, 31, 30.9]), "its curve is not monotone"),
+        (curve([0.1, 0.2, 0.4], [27, 29, 31]), "its curve has fewer than 4 rising points"),
+        (curve([0.1, 0.2, 0.4, 0.8], [27, 29, 31, 30.9]), "its curve has fewer than 4 rising points"),
         (curve([0.1, 0.2, 0.4, 0.8], [27, 29, np.nan, 33]), "not measured"),
         (curve([1, 2, 3, 4], [35, 37, 39, 41]), "too little overlap"),
+        (curve([1, 2, 3, 4], [36, 37, 39, 41]), "better at its worst than the anchor at its best"),
+        (curve([1, 2, 3, 4], [21, 23, 25, 27]), "worse at its best than the anchor at its worst"),
     ],
 )
 def test_a_number_that_would_mean_nothing_is_not_given(test: tuple[np.ndarray, np.ndarray], reason: str):
     rate = bd_rate(BASE, test)
     assert rate.value is None and str(rate) == f"n/a ({reason})"
+
+
+def test_settings_that_cost_more_and_give_no_more_do_not_count():
+    worse = curve([*BASE[0] * 1.1, 0.9, 2.0, 3.0], [*BASE[1], 30.0, 36.0, 35.9])
+    assert bd_rate(BASE, worse).value == pytest.approx(10, abs=0.01)
+
+
+def test_pictures_that_disagree_give_no_number():
+    factors = np.array([0.3, 0.4, 2.0, 3.0])[:, None]
+    anchor = Points(np.broadcast_to(BASE[0], (4, 5)), np.broadcast_to(BASE[1], (4, 5)), "psnr", "higher")
+    rate = bootstrapped(anchor, Points(BASE[0] * factors, anchor.values, "psnr", "higher"))
+    assert rate.value is None and str(rate).startswith("n/a (pictures disagree: -")
 
 
 def test_points_may_come_in_any_order():

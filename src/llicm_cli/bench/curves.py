@@ -10,6 +10,8 @@ import bjontegaard
 import numpy as np
 
 LEAST_OVERLAP = 0.5  # of the smaller of two ranges of quality
+FEWEST_POINTS = 4
+WIDEST = 100.0  # percentage points; a wider interval says that there is no one answer for these pictures
 DRAWS = 500  # of pictures, for the interval
 WITHIN = (2.5, 97.5)  # percentiles
 
@@ -38,30 +40,47 @@ def quality(values: np.ndarray, metric: str, better: str) -> np.ndarray:
     return values if better == "higher" else -values
 
 
-def problem(anchor: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> str:
-    """Why the BD-rate of two curves (rates rising, qualities) would mean nothing; empty if it does."""
-    for name, (rates, qualities) in (("its", test), ("the anchor's", anchor)):
-        if len(rates) < 4:
-            return f"{name} curve has fewer than 4 points"
-        if not np.isfinite(qualities).all():
-            return "not measured"
-        if np.any(np.diff(rates) <= 0) or np.any(np.diff(qualities) <= 0):
-            return f"{name} curve is not monotone"
+Curve = tuple[np.ndarray, np.ndarray]
+"""(rates, qualities)"""
+
+
+def rising(curve: Curve) -> Curve:
+    """A curve without the settings that nobody would choose: those that cost more than another one and give
+    no more. Past the rate where restoration can make no more of a picture, curves turn flat or fall."""
+    rates, qualities = curve
+    order = np.lexsort((-qualities, rates))
+    rates, qualities = rates[order], qualities[order]
+    better = np.ones(len(qualities), bool)
+    better[1:] = qualities[1:] > np.maximum.accumulate(qualities)[:-1]
+    return rates[better], qualities[better]
+
+
+def problem(anchor: Curve, test: Curve) -> str:
+    """Why the BD-rate of two curves, of ``rising``, would mean nothing; empty if it does."""
+    for name, (rates, _) in (("its", test), ("the anchor's", anchor)):
+        if len(rates) < FEWEST_POINTS:
+            return f"{name} curve has fewer than {FEWEST_POINTS} rising points"
+    if test[1][0] >= anchor[1][-1]:
+        return "better at its worst than the anchor at its best"
+    if anchor[1][0] >= test[1][-1]:
+        return "worse at its best than the anchor at its worst"
     overlap = min(anchor[1][-1], test[1][-1]) - max(anchor[1][0], test[1][0])
     if overlap < LEAST_OVERLAP * min(np.ptp(anchor[1]), np.ptp(test[1])):
         return "too little overlap"
     return ""
 
 
-def _rate(anchor: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
+def _rate(anchor: Curve, test: Curve) -> float:
     return float(
         bjontegaard.bd_rate(*anchor, *test, method="akima", min_overlap=0, require_matching_points=False)
     )
 
 
-def bd_rate(anchor: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> BdRate:
-    """BD-rate of two curves, each (rates, qualities) with qualities as of ``quality``, in any order."""
-    anchor, test = (tuple(v[np.argsort(curve[0])] for v in curve) for curve in (anchor, test))  # type: ignore[assignment]
+def bd_rate(anchor: Curve, test: Curve) -> BdRate:
+    """BD-rate of two curves with qualities as of ``quality``, in any order."""
+    if not (np.isfinite(anchor[1]).all() and np.isfinite(test[1]).all()):
+        return BdRate(reason="not measured")
+    anchor, test = rising(anchor), rising(test)
     reason = problem(anchor, test)
     return BdRate(reason=reason) if reason else BdRate(_rate(anchor, test))
 
@@ -75,7 +94,7 @@ class Points:
     metric: str
     better: str
 
-    def mean(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def mean(self, chosen: np.ndarray | None = None) -> Curve:
         """(rate, quality) over the chosen pictures (indices, default all); settings stay in their order."""
         bpp, values = (v if chosen is None else v[chosen] for v in (self.bpp, self.values))
         return bpp.mean(0), quality(values.mean(0), self.metric, self.better)
@@ -109,4 +128,6 @@ def bootstrapped(anchor: Points, test: Points, seed: int = 0) -> BdRate:
     if len(found) < DRAWS // 2:
         return BdRate(reason="no number for most redrawn sets of pictures")
     low, high = np.percentile(found, WITHIN)
+    if high - low > WIDEST:
+        return BdRate(reason=f"pictures disagree: {low:+.0f} .. {high:+.0f}")
     return BdRate(whole.value, float(low), float(high))
