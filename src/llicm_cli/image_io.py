@@ -284,13 +284,14 @@ def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[
         if name != "PNG":
             raise OutputError(f"16 bits a channel are not written to {name}; name a .png")
         return _deep_png(image, options), losses
-    bare = image.copy() if image.info else image
-    bare.info = {}
     buffer = io.BytesIO()
+    info, image.info = image.info, {}  # Pillow would write of it what ``options`` does not name
     try:
-        bare.save(buffer, name, **options)
+        image.save(buffer, name, **options)
     except (ValueError, OSError) as error:
         raise OutputError(f"{name} cannot hold this picture ({error})") from error
+    finally:
+        image.info = info
     return buffer.getvalue(), losses
 
 
