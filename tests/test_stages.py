@@ -161,6 +161,9 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
         exact += bool((degraded[i] * 255 - clean[i] * 255 * 0.5).abs().max() <= 1)
     assert np.bincount(seen).tolist() == [6] * len(CLASSES)
     assert exact > 0, "half as bright, as the real pairs are"
+    deck = ("denoise", "denoise", "clean")
+    _, _, labels, _ = DegradedCrops(crops.crops, Dice(0), deck=deck).batch(9, 64)
+    assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
 
 
 @pytest.mark.parametrize("text", ["lowlight", "haze=x", "=x"])

@@ -276,10 +276,12 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
     reader.finish()
     if latents.checksum() != stream.symbol_crc:
         raise BitstreamError("the stream is damaged (its symbols do not match their checksum)")
+    y = latents.y
+    del latents  # its symbols take half as much memory as y
     shown = torch.empty(stream.height, stream.width, 3, dtype=torch.uint8).permute(2, 0, 1)
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
-        y_hat = latents.y[None, :, first:last].contiguous(memory_format=torch.channels_last)
+        y_hat = y[None, :, first:last].contiguous(memory_format=torch.channels_last)
         x_hat = codec.decode_latents(y_hat, t)[0]
         rows = slice(top * PATCH, min(bottom * PATCH, stream.height))
         start = rows.start - first * PATCH

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-CORE = 1536  # pixels a side that one tile contributes; a multiple of every stride in use
+CORE = 1024  # pixels a side that one tile contributes; a multiple of every stride in use
 
 
 def _spans(length: int, reach: int) -> Iterator[tuple[int, int, int, int]]:

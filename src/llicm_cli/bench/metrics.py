@@ -100,7 +100,7 @@ def ms_ssim(a: Image.Image, b: Image.Image) -> float | None:
 
     if min(a.size) < SMALLEST_MS_SSIM:
         return None
-    return float(pytorch_msssim.ms_ssim(_tensor(a).double(), _tensor(b).double(), data_range=1.0))
+    return float(pytorch_msssim.ms_ssim(_tensor(a), _tensor(b), data_range=1.0))
 
 
 @cache

@@ -46,7 +46,7 @@ def decode(
     """
     parse_tasks(task)
     outputs = plan_outputs(inputs, output, SUFFIX)
-    check_suffix(output, outputs)
+    check_suffix(output, outputs, deep)
     from llicm_cli import pipeline
 
     def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:

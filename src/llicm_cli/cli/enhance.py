@@ -79,7 +79,7 @@ def enhance(
     if mask is not None and ("inpaint" not in tasks or mask == STANDARD):
         raise UsageError("--mask goes with --task inpaint, and names a file")
     outputs = plan_outputs(inputs, output, SUFFIX)
-    check_suffix(output, outputs)
+    check_suffix(output, outputs, deep)
     from llicm_cli import pipeline
 
     hole = None if mask is None else _read_mask(mask, max_pixels)

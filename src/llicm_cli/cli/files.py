@@ -105,16 +105,20 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
     return results
 
 
-def check_suffix(output: str | None, outputs: Sequence[Path]) -> None:
-    """Refuse an output that the user named with a suffix other than a lossless picture's.
+def check_suffix(output: str | None, outputs: Sequence[Path], deep: bool = False) -> None:
+    """Refuse an output that the user named with a suffix other than a lossless picture's, or other than
+    ``.png`` where 16 bits a channel are asked for.
 
     Raises:
         UsageError: such a suffix.
     """
     named = output is not None and list(outputs) == [Path(output)] != [STANDARD]
-    if named and outputs[0].suffix.lower() not in PICTURE_FORMATS:
+    suffix = outputs[0].suffix.lower()
+    if named and suffix not in PICTURE_FORMATS:
         known = " ".join(PICTURE_FORMATS)
         raise UsageError(f"{output}: the suffix must name a lossless picture format: {known}")
+    if named and deep and suffix != ".png":
+        raise UsageError(f"{output}: 16 bits a channel are written to .png files only")
 
 
 def read_input(path: Path) -> bytes:

@@ -252,7 +252,7 @@ def restorer(
         model, run = train_restorer(model, *frozen, *photos, real, options)
     _write_card(
         "restorer", output, save_network(output, "restorer.", model, model.config), options, run, data,
-        photos, model.config, model, start_from, "mean absolute error, weighed by class",
+        photos, model.config, model, start_from, "root mean squared error, weighed by class",
         pairs=[card.short(p) for p in pairs or []],
     )  # fmt: skip
 

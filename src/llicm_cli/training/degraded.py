@@ -70,16 +70,24 @@ def held_out_batch(
 
 
 class DegradedCrops:
-    """Random crops with a random degradation each; the classes come up equally often.
+    """Random crops with a random degradation each.
 
     Args:
         crops: where clean crops come from.
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
+        deck: names of classes, dealt out again and again in random order.
     """
 
-    def __init__(self, crops: Crops, dice: Dice, pairs: dict[str, Pairs] | None = None) -> None:
+    def __init__(
+        self,
+        crops: Crops,
+        dice: Dice,
+        pairs: dict[str, Pairs] | None = None,
+        deck: Sequence[str] = CLASSES,
+    ) -> None:
         self.crops, self.dice, self.pairs = crops, dice, pairs or {}
+        self.deck = np.array([CLASSES.index(name) for name in deck])
 
     def draw_anew(self, seed: int) -> None:
         """Go on with other draws, here and in torch, so that a resumed run does not repeat itself."""
@@ -102,7 +110,7 @@ class DegradedCrops:
         """
         whole = self.crops.batch(count, size * around)
         place = self.dice.numbers.integers(0, size * (around - 1) + 1, (count, 2))
-        order = [self.dice.numbers.permutation(len(CLASSES)) for _ in range(-(-count // len(CLASSES)))]
+        order = [self.dice.numbers.permutation(self.deck) for _ in range(-(-count // len(self.deck)))]
         labels = torch.from_numpy(np.concatenate(order)[:count])
         clean = whole.new_empty((count, 3, size, size)).contiguous(memory_format=torch.channels_last)
         degraded, seen = torch.empty_like(clean), whole.new_empty(count, TONES)
