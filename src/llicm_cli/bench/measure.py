@@ -17,7 +17,6 @@ with values in the order of the settings. Measuring again with the same file doe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -40,7 +39,7 @@ from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import check_output, read_bytes, write_file
 from llicm_cli.models.restorer import Restorer
-from llicm_cli.models.weights import folder, load_guide, load_restorer
+from llicm_cli.models.weights import load_guide, load_restorer
 from llicm_cli.tasks import CLEAN
 
 LAYOUT = 1
@@ -179,12 +178,6 @@ def _do(name: str, path: Path) -> Any:
         raise InputError(f"{name} on {path.name}: {error or type(error).__name__}") from error
 
 
-def head_id(path: Path | None) -> str:
-    """Id of the weights of a head, None for the installed one; raises InputError."""
-    path = path or folder() / "restorer.safetensors"
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:8]
-
-
 def _begin(
     plan: Plan, output: Path, names: list[str] | None, label: str | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -210,7 +203,7 @@ def _begin(
         "set": plan.pictures.folder.resolve().name,
         "task": plan.pictures.task,
         "inputs": plan.pictures.source,
-        "head": None if plan.kind == "rd" else head_id(plan.head),
+        "head": None if plan.kind == "rd" else load_restorer(plan.head).id,
         "pictures": [path.name for path in plan.pictures.paths],
         "metrics": described,
         "reference": {"input": {}, "restored": {}},
@@ -226,7 +219,7 @@ def _begin(
         entry = {
             "codec": name,
             "version": chosen[name].version(),
-            "head": head_id(None) if name in OWN_HEAD else results["head"],
+            "head": load_restorer().id if name in OWN_HEAD else results["head"],
             "settings": list(chosen[name].settings),
         }
         old = results["codecs"].setdefault(shown, entry | {"pictures": {}})

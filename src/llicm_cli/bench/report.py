@@ -17,7 +17,7 @@ from PIL import Image
 
 from llicm_cli.bench.codecs import OWN_HEAD, Codec, choose
 from llicm_cli.bench.curves import BdRate, Points, bd_rate, bootstrapped, points, quality
-from llicm_cli.bench.measure import decoded, encoded, head_id, load_results
+from llicm_cli.bench.measure import decoded, encoded, load_results
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_bytes
@@ -320,7 +320,7 @@ def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
     network = None if results.task == CLEAN else load_restorer(head)
     shown = [_img(picture.crop(box), "input")]
     codecs = choose(None)
-    common, own = (None, None) if results.kind == "rd" else (head_id(head), head_id(None))
+    common, own = (None, None) if results.kind == "rd" else (load_restorer(head).id, load_restorer().id)
     present = {
         name: entry
         for name, entry in results.codecs.items()
