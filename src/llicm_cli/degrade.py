@@ -136,8 +136,8 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
 
 def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) -> Tensor:
     """One layer of rain streaks of similar depth, (height, width), 0 and up."""
-    length = dice.log_between(7, 45)
-    thickness = dice.between(0.8, 1.6) + length / 45 * dice.between(0, 1.6)
+    length = dice.log_between(12, 130) if strong else dice.log_between(7, 45)
+    thickness = dice.between(0.8, 1.6) + min(1.0, length / 45) * dice.between(0, 1.6)
     covered = dice.log_between(0.05, 0.5) if strong else dice.log_between(0.01, 0.09)
     seeds = dice.uniform(height, width)
     density = covered / (length * thickness)
