@@ -40,13 +40,8 @@ CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 RDO_SHARE, RPO_SHARE = 0.25, 0.25  # of the pictures; the others are not coded
 SEEN_SHARE = 0.2  # of the pictures that the guide looks at; half of those it describes in place of a text
 GRID = 1  # cut-outs of a crop that the guide sees, beside the whole
-DECK = (
-    *CLASSES,
-    *3 * ("denoise",),
-    "dehaze",
-    *2 * ("derain",),
-    "deraindrop",
-)  # how often each class comes up
+MORE = (*3 * ("denoise",), *2 * ("derain",), "dehaze", "deraindrop")  # gain most from more samples
+DECK = (*CLASSES, *MORE)
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
 VALIDATION_EACH, VALIDATION_CROP = 12, 192
