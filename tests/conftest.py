@@ -7,12 +7,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 from skimage import data as skimage_data
+from torchvision.models import squeezenet1_1
 
+from llicm_cli.bench.metrics import SQUEEZENET_FILE
 from llicm_cli.cli.main import run
 
 
@@ -21,6 +26,16 @@ def photograph(name: str) -> Image.Image:
         path = files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"
         return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
     return Image.fromarray(getattr(skimage_data, name)())
+
+
+@pytest.fixture(scope="session")
+def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of SqueezeNet features, untrained."""
+    torch.manual_seed(0)
+    weights = {f"features.{k}": v for k, v in squeezenet1_1(weights=None).features.state_dict().items()}
+    folder = tmp_path_factory.mktemp("squeezenet")
+    safetensors.torch.save_file(weights, folder / SQUEEZENET_FILE)
+    return folder
 
 
 @pytest.fixture(scope="session", params=["grace_hopper", "astronaut", "coffee"])

@@ -12,9 +12,11 @@ import torch
 from conftest import Result, photograph
 from PIL import Image
 
+from llicm_cli.bench.metrics import SQUEEZENET_FILE
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.guide import compact_guide
+from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.restorer import TONES, Restorer, RestorerConfig
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
 from llicm_cli.tasks import CLASSES
@@ -58,7 +60,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_stages_follow_each_other(llicm: Llicm, photos: Path, pairs: Path, tmp_path: Path):
+def test_the_stages_follow_each_other(
+    llicm: Llicm, photos: Path, pairs: Path, squeezenet: Path, tmp_path: Path
+):
     codec, guide, restorer = (tmp_path / f"{n}.safetensors" for n in ("codec", "guide", "restorer"))
 
     def train(stage: str, output: Path, *more: object, batch: int = 4) -> None:
@@ -79,7 +83,8 @@ def test_the_stages_follow_each_other(llicm: Llicm, photos: Path, pairs: Path, t
     files = ["--codec", codec, "--guide", guide, "--restorer", restorer]
     train("joint", tmp_path / "joint", *files, "--steps", 3)
     load_restorer.cache_clear()
-    train("joint", tmp_path / "joint", *files, "--steps", 5, "--resume")
+    features = squeezenet / SQUEEZENET_FILE
+    train("joint", tmp_path / "joint", *files, "--steps", 5, "--resume", "--perceptual", features)
 
     cards = {
         p.stem: json.loads(p.read_text()) for p in (*tmp_path.glob("*.json"), *tmp_path.glob("joint/*.json"))
@@ -87,6 +92,7 @@ def test_the_stages_follow_each_other(llicm: Llicm, photos: Path, pairs: Path, t
     assert [part["steps"] for part in cards["guide"]["parts"]] == [3, 3]
     assert cards["codec"]["stage"] == cards["restorer"]["stage"] == "joint"
     assert cards["codec"]["steps"] == 5 and "rpo bpp at 0.025" in cards["codec"]["validation"]
+    assert "rpo distance at 0.025" in cards["codec"]["validation"] and cards["codec"]["delta"] > 0
     assert cards["restorer"]["started_from"]["pairs"] == [f"lowlight={pairs.name}"]
     assert str(tmp_path) not in json.dumps(cards), "cards name no folders of the machine"
     load_codec(tmp_path / "joint" / "codec.safetensors")
@@ -145,6 +151,19 @@ def test_joint_training_reaches_every_network():
     (bpp.mean() + restored.square().mean()).backward()
     dead = [n for n, p in joint.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [n for n in dead if "hyper_prior" not in n] == []
+
+
+def test_the_perceptual_distance_can_be_learned_from(squeezenet: Path):
+    distance = SqueezeNetDistance(squeezenet / SQUEEZENET_FILE)
+    wanted = torch.rand(3, 3, 64, 64)
+    grey, black = torch.full((3, 64, 64), 0.5), torch.zeros(3, 64, 64)
+    picture = torch.stack((wanted[0], grey, black)).requires_grad_()
+    apart = distance(picture, wanted)
+    assert apart[0] == 0 and 0 < apart[1] < 4
+    apart.sum().backward()
+    assert picture.grad is not None and torch.isfinite(picture.grad).all()
+    closer = (picture - 0.5 * picture.grad / picture.grad.norm()).detach()
+    assert distance(closer, wanted)[1] < apart[1]
 
 
 def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs: Path):

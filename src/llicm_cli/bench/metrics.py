@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,6 +24,7 @@ from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe
 from llicm_cli.coding import to_unit
 from llicm_cli.errors import InputError, UsageError
+from llicm_cli.models.perceptual import SMALLEST, SqueezeNetDistance
 from llicm_cli.pipeline import to_pixels
 
 Measure = Callable[[Image.Image, Image.Image], float | None]
@@ -34,7 +33,6 @@ Measure = Callable[[Image.Image, Image.Image], float | None]
 MOST_PSNR = 100.0  # dB, for equal pictures
 LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
 SQUEEZENET_FILE, NIQE_FILE = "squeezenet11_features.safetensors", "niqe_pris_params.npz"
-SQUEEZENET_LAYERS = (1, 4, 7, 9, 10, 11, 12)  # of torchvision's features: after each change of resolution
 SMALLEST_MS_SSIM = 161  # pixels a side, for five scales of an 11x11 window
 
 
@@ -103,33 +101,9 @@ def ms_ssim(a: Image.Image, b: Image.Image) -> float | None:
     return float(pytorch_msssim.ms_ssim(_tensor(a), _tensor(b), data_range=1.0))
 
 
-@cache
-def _squeezenet(path: Path) -> torch.nn.Sequential:
-    from torchvision.models import squeezenet1_1
-
-    layers = squeezenet1_1(weights=None).features
-    try:
-        state = safetensors.torch.load_file(path)
-        layers.load_state_dict({k.removeprefix("features."): v.float() for k, v in state.items()})
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: not a file of SqueezeNet 1.1 features") from error
-    return layers.eval()
-
-
 @torch.inference_mode()
-def _squeezenet_distance(path: Path, a: Image.Image, b: Image.Image) -> float | None:
-    """Squared difference of unit features, mean over places and layers (as Zhang et al., CVPR 2018, before
-    any learned weights: not comparable with LPIPS)."""
-    if min(a.size) < 32:
-        return None
-    x = torch.cat((_tensor(a), _tensor(b)))
-    total = 0.0
-    for i, layer in enumerate(_squeezenet(path)):
-        x = layer(x)
-        if i in SQUEEZENET_LAYERS:
-            one, other = torch.nn.functional.normalize(x, dim=1).unbind()
-            total += float((one - other).square().sum(0).mean())
-    return total / len(SQUEEZENET_LAYERS)
+def _squeezenet_distance(distance: SqueezeNetDistance, a: Image.Image, b: Image.Image) -> float | None:
+    return float(distance(_tensor(a), _tensor(b))) if min(a.size) >= SMALLEST else None
 
 
 @cache
@@ -173,8 +147,7 @@ def meters(files: Path | None, extra: tuple[str, ...] = ()) -> dict[str, Measure
     if files is not None:
         squeezenet, pristine = files / SQUEEZENET_FILE, files / NIQE_FILE
         if squeezenet.exists():
-            _squeezenet(squeezenet)
-            found["squeezenet"] = partial(_squeezenet_distance, squeezenet)
+            found["squeezenet"] = partial(_squeezenet_distance, SqueezeNetDistance(squeezenet))
         if pristine.exists():
             parameters = load_pristine(pristine)
             found["niqe"] = lambda picture, _: niqe(picture, parameters)

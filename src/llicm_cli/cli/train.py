@@ -266,9 +266,15 @@ def joint(
     pairs: RealPairs = None,
     alpha: Annotated[
         float, typer.Option(min=0, help="Weight of the plain decoded picture's error (rpo).")
-    ] = 0.1,
+    ] = 0.3,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
     gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error (rpo).")] = 1.0,
+    delta: Annotated[
+        float, typer.Option(min=0, help="Weight of the perceptual distance in that error.")
+    ] = 0.015,
+    perceptual: Annotated[
+        Path | None, typer.Option(help="SqueezeNet 1.1 features (safetensors), for that distance.")
+    ] = None,
     steps: Steps = None,
     minutes: Minutes = None,
     device: Device = "cpu",
@@ -293,6 +299,7 @@ def joint(
     files = output / "codec.safetensors", output / "restorer.safetensors"
     with _options("joint", files[0], steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
+        from llicm_cli.models.perceptual import SqueezeNetDistance
         from llicm_cli.models.weights import folder, load_guide, load_restorer, save_network
         from llicm_cli.training.codec import load_trained, save
         from llicm_cli.training.data import find_photos, split
@@ -307,7 +314,9 @@ def joint(
         eyes, head = load_guide(guide), copy.deepcopy(load_restorer(restorer))
         head.config = replace(head.config, guide=eyes.id)
         both = Joint(load_trained(codec), head)
-        both, run = train_joint(both, eyes, *photos, real, Weights(alpha, beta, gamma), options)
+        weights = Weights(alpha, beta, gamma, delta)
+        distance = SqueezeNetDistance(perceptual) if perceptual else None
+        both, run = train_joint(both, eyes, *photos, real, weights, options, distance)
     loss = "alpha D + beta R + gamma E, see training/joint.py"
     hashes = (
         save(files[0], both.coder),
@@ -318,4 +327,5 @@ def joint(
         _write_card(
             "joint", file, sha256, options, run, data, photos, network.config, network, before, loss,
             pairs=[card.short(p) for p in pairs or []], alpha=alpha, beta=beta, gamma=gamma,
+            delta=delta if perceptual else 0,
         )  # fmt: skip

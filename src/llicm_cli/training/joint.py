@@ -1,17 +1,20 @@
 """Stage 4, ``llicm train joint``: rate-perception optimisation (LL-ICM, arXiv 2412.03841).
 
-Objective rpo estimates the clean picture with the head, codes the estimate, and lets the head see what was
-decoded. Here all of this is trained together, through the head into decoder, entropy model, encoder and the
-head before them, on
+A picture X is coded, and the head makes X_hat_H of what was decoded, X_hat; X_ideal is what it should have
+been. With objective rdo, X is the picture as it is; with rpo, it is what the head makes of it before it is
+coded. Codec and head are trained together on
 
-    rpo:  beta * R + lambda * 255**2 * (gamma * E(X_hat_H, X_ideal) + alpha * D(X_hat, X_ideal))
+    rpo:  beta * R + lambda * 255**2 * (alpha * D(X_hat, X) + gamma * E(X_hat_H, X_ideal))
     rdo:  beta * R + lambda * 255**2 * D(X_hat, X)
 
-with squared errors E and D, each divided by ``sqrt(lambda * 255**2)``. The paper's D compares with the input
-X: that, and nothing more, is what rdo is for. In rpo, a small D against X_ideal steadies what a decoder
-without a head would show. Two objectives keep both promises of one decoder: an rdo stream is a faithful copy,
-an rpo stream pays for nothing that the head would remove. Uncoded pictures and those decoded from rdo streams
-train the head as in stage 3, without reaching the codec.
+each divided by ``sqrt(lambda * 255**2)``, and E reaches decoder, entropy model and encoder through the head.
+Two objectives keep both promises of one decoder: an rdo stream is a faithful copy, an rpo stream pays for
+nothing that the head would remove.
+
+D is the mean squared error. E is the root mean squared error of stage 3, weighed by class as there: with the
+squared error, how bright haze and darkness ought to be outweighs everything that the codec can do. To it, E
+can add ``delta`` times a deep perceptual distance. Uncoded pictures and those decoded from rdo streams train
+the head as in stage 3, without reaching the codec.
 """
 
 from __future__ import annotations
@@ -25,17 +28,19 @@ from torch import Tensor, nn
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import Codec
 from llicm_cli.models.guide import Guide
+from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Options, Run
-from llicm_cli.training.restorer import AROUND, GRID, ClassWeights, Prompter, decibels, restoration_loss
+from llicm_cli.training.restorer import AROUND, DECK, GRID, ClassWeights, Prompter, decibels, restoration_loss
 
 CROP = 128
 HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
-RPO_SHARE, RDO_SHARE = 0.4, 0.3  # of the crops; the others are not coded
+RPO_SHARE, RDO_SHARE = 0.36, 0.22  # of the crops; the others are not coded
+ERROR_SCALE = 0.08  # of E beside D: a root mean squared error of 0.04 changes E as much as its square does
 VALIDATION_EACH, VALIDATION_CROP = 2, 192
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
 
@@ -44,9 +49,10 @@ VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
 class Weights:
     """Of the terms of the loss, see the module."""
 
-    alpha: float = 0.1
+    alpha: float = 0.3
     beta: float = 1.0
     gamma: float = 1.0
+    delta: float = 0.015
 
 
 class Joint(nn.Module):
@@ -69,6 +75,7 @@ def train_joint(
     pairs: dict[str, Pairs],
     weights: Weights,
     options: Options,
+    distance: SqueezeNetDistance | None = None,
 ) -> tuple[Joint, Run]:
     """Run the stage.
 
@@ -80,6 +87,7 @@ def train_joint(
         pairs: real degraded pictures.
         weights: of the terms of the loss.
         options: see ``Options``; ``batch`` counts crops of 128x128.
+        distance: the perceptual one; without it, ``delta`` has no meaning.
 
     Returns:
         The averaged model and the run that made it.
@@ -87,8 +95,10 @@ def train_joint(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed, device)
-    degraded = DegradedCrops(Crops(train, device, AROUND * CROP, options.seed), dice, pairs)
+    degraded = DegradedCrops(Crops(train, device, AROUND * CROP, options.seed), dice, pairs, DECK)
     guide = guide.to(device).eval()
+    if distance is not None:
+        distance = distance.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
 
@@ -103,9 +113,9 @@ def train_joint(
         tone[as_it_is] = tones(x[as_it_is])
         t = stratified_positions(coded, device)
         with torch.autocast(device.type, torch.bfloat16):
-            given = torch.cat(
-                (prompter.estimate(model.restorer, x[:rpo], labels[:rpo], tone[:rpo]), x[rpo:coded])
-            )
+            with torch.no_grad():
+                estimate = prompter.estimate(model.restorer, x[:rpo], labels[:rpo], tone[:rpo])
+            given = torch.cat((estimate, x[rpo:coded]))
             x_hat, bpp = model.coder(given, t, "noisy")
         shown = torch.cat((x_hat[:rpo], x_hat[rpo:].detach(), x[coded:])).clamp(0, 1)
         tone[:rpo] = tones(shown[:rpo].detach())
@@ -114,15 +124,23 @@ def train_joint(
         origin = torch.cat((source(True, True, t[:rpo]), source(True, False, t[rpo:]), nowhere))
         with torch.autocast(device.type, torch.bfloat16):
             restored = model.restorer(shown, prompt, content, origin, tone)
-        own, perception = restoration_loss(restored, clean)
-        fidelity = _mse(x_hat, torch.cat((clean[:rpo], x[rpo:coded])))
-        error = torch.cat((weights.gamma * perception[:rpo] + weights.alpha * fidelity[:rpo], fidelity[rpo:]))
-        head = (importance(own[rpo:], labels[rpo:]) * own[rpo:]).mean()
+        error, perception = restoration_loss(restored, clean)
+        error = importance(error, labels) * error
+        wrong = error[:rpo]
+        if distance is not None:
+            with torch.autocast(device.type, torch.bfloat16):
+                apart = distance(restored[:rpo].clamp(0, 1), clean[:rpo])
+            wrong = wrong + weights.delta * apart
+        fidelity = _mse(x_hat, given)
+        loss_in_rpo = weights.gamma * ERROR_SCALE * wrong + weights.alpha * fidelity[:rpo]
         price = Codec.lambda_at(t) * 255**2
-        total = ((weights.beta * bpp + price * error) / price.sqrt()).mean() + HEAD_WEIGHT * head
+        distortion = torch.cat((loss_in_rpo, fidelity[rpo:]))
+        total = ((weights.beta * bpp + price * distortion) / price.sqrt()).mean()
+        total = total + HEAD_WEIGHT * error[rpo:].mean()
         figures = {
             "rpo bpp": float(bpp[:rpo].detach().mean()),
             "rpo psnr": float(decibels(perception[:rpo]).mean()),
+            **({} if distance is None else {"rpo distance": float(apart.detach().mean())}),
             "rdo bpp": float(bpp[rpo:].detach().mean()),
             "rdo psnr": float(decibels(fidelity[rpo:]).mean()),
             "rdo restored": float(decibels(perception[rpo:coded]).mean()),
@@ -148,6 +166,9 @@ def train_joint(
                 mse = _mse(restored.float().clamp(0, 1), wanted)[wrong]
                 figures[f"{name} bpp at {lmbda:g}"] = float(bpp[wrong].mean())
                 figures[f"{name} psnr at {lmbda:g}"] = float(decibels(mse).mean())
+                if distance is not None:
+                    apart = distance(restored.float().clamp(0, 1)[wrong], wanted[wrong])
+                    figures[f"{name} distance at {lmbda:g}"] = float(apart.mean())
         return figures
 
     joint = joint.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
