@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import psnr
 from PIL import Image
 
 import llicm_cli
-from llicm_cli import bitstream, coding, pipeline
+from llicm_cli import bitstream, coding, pipeline, refine
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 
 
@@ -68,14 +69,35 @@ def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatc
     rates = []
     encode_at = pipeline._encode_at
 
-    def watched(image: Image.Image, pixels: torch.Tensor, rate: int, objective: str) -> bytes:
+    def watched(image: Image.Image, pixels: torch.Tensor, rate: int, *more: Any) -> bytes:
         rates.append(rate)
-        return encode_at(image, pixels, rate, objective)
+        return encode_at(image, pixels, rate, *more)
 
     monkeypatch.setattr(pipeline, "_encode_at", watched)
     with pytest.raises(TargetError):
         llicm_cli.encode_to_size(crop, 100)
     assert len(rates) == 2
+
+
+def cost(stream: bytes, picture: Image.Image, lmbda: float) -> float:
+    """What an encoder is to minimise, a pixel."""
+    error = np.asarray(llicm_cli.decode(stream), dtype=float) - np.asarray(picture)
+    return 8 * len(stream) / (picture.width * picture.height) + lmbda * float(np.square(error).mean())
+
+
+def test_effort_pays_in_the_same_format(photo: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    plain, searched = (cost(llicm_cli.encode(photo, 0.01, effort=effort), photo, 0.01) for effort in (0, 8))
+    assert searched < 0.985 * plain
+    monkeypatch.setattr(refine, "TILE", 8)  # the same in small tiles
+    assert cost(llicm_cli.encode(photo, 0.01, effort=8), photo, 0.01) < 1.005 * searched
+
+
+def test_effort_is_limited(crop: Image.Image):
+    for effort in (-1, 65):
+        with pytest.raises(UsageError, match=r"0 \.\. 64"):
+            llicm_cli.encode(crop, effort=effort)
+        with pytest.raises(UsageError, match=r"0 \.\. 64"):
+            llicm_cli.encode_to_size(crop, 3000, effort=effort)
 
 
 def test_sizes_are_limited_before_anything_is_allocated(crop: Image.Image):

@@ -56,6 +56,7 @@ DEFAULT_LAMBDA = 0.02
 RATE_MAX = 65535
 COLOURS = ("grey", "RGB")
 OBJECTIVES = ("rdo", "rpo")
+MOST_EFFORT = 64  # rounds of an encoder's search; leaves no trace in a stream
 METADATA = {"icc": b"iccp", "exif": b"exif", "xmp": b"xmpp"}
 METADATA_LIMIT = 2**24  # bytes of each
 

@@ -26,16 +26,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llicm_cli import refine
 from llicm_cli.bitstream import RATE_MAX, Stream
 from llicm_cli.errors import BitstreamError
 from llicm_cli.models.codec import HYPER, PATCH
-from llicm_cli.models.entropy import SCALE_LEVELS, STEPS, choose_symbols, scale_of, step_masks
+from llicm_cli.models.entropy import (
+    CERTAIN_ZERO_BELOW,
+    SCALE_LEVELS,
+    SQUARED_ERROR_BITS,
+    STEPS,
+    choose_symbols,
+    scale_of,
+    step_masks,
+)
 from llicm_cli.models.exact import HYPER_LIMIT
 from llicm_cli.models.weights import CodecModel
 from llicm_cli.rans import FEWEST_SYMBOLS, SYMBOL_LIMIT, Decoder, Encoder
 from llicm_cli.tables import Tables
 
-CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
 BAND_PIXELS = 2**22
 STREAM_SYMBOLS = 2**21
 MARGIN = 8  # latents; no transform reaches farther (128 pixels)
@@ -221,30 +229,43 @@ class _Reader:
             raise BitstreamError("the stream is damaged (its payload goes on after its end)")
 
 
-def encode_pixels(model: CodecModel, rows: Rows, height: int, width: int, rate: int) -> tuple[bytes, int]:
-    """Code a picture of height x width pixels -> (payload, symbol checksum)."""
+def encode_pixels(
+    model: CodecModel, rows: Rows, height: int, width: int, rate: int, effort: int = 0
+) -> tuple[bytes, int]:
+    """Code a picture of height x width pixels -> (payload, symbol checksum).
+
+    ``effort``: rounds of ``refine.refine``.
+    """
     codec, t = model.codec, position(rate)
     h, w = -(-height // PATCH), -(-width // PATCH)
+
+    def read(first: int, last: int) -> Tensor:
+        """Latent rows -> the pixels there, in 0..1, the picture continued to a multiple of ``PATCH``."""
+        x = to_unit(rows(first * PATCH, min(last * PATCH, height)))[None]
+        x = F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
+        return x.contiguous(memory_format=torch.channels_last)
+
     places = bands(h, w)
     y = torch.empty(codec.config.latent, h, w)
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
-        x = to_unit(rows(first * PATCH, min(last * PATCH, height)))[None]
-        x = F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH), mode="replicate")
-        seen = codec.analyse(x.contiguous(memory_format=torch.channels_last), t)[0]
-        y[:, top:bottom] = seen[:, top - first : bottom - first]
+        y[:, top:bottom] = codec.analyse(read(first, last), t)[0, :, top - first : bottom - first]
     z_hat = torch.empty(codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
         z = codec.hyper_latents(y[None, :, first:last], t)[0, :, (top - first) // HYPER :]
         cells = slice(top // HYPER, -(-bottom // HYPER))
         z_hat[:, cells] = z[:, : cells.stop - cells.start].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    worth = SQUARED_ERROR_BITS
+    if effort:
+        refine.refine(model, read, y, z_hat, rate, t, effort)
+        worth = refine.SQUARED_ERROR_BITS
     writer = _Writer(model.tables, len(places) > 1)
     writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
     latents = _Latents(model, z_hat, y, rate)
 
     def code(residual: Tensor, mean: Tensor, index: Tensor) -> Tensor:
-        symbols = choose_symbols(residual, scale_of(index)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+        symbols = choose_symbols(residual, scale_of(index), worth).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         writer.put(_int32(symbols), _int32(index))
         return symbols
 

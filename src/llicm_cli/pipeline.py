@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llicm_cli import bitstream
 from llicm_cli import degrade as degradations
-from llicm_cli.bitstream import DEFAULT_LAMBDA, Stream
+from llicm_cli.bitstream import DEFAULT_LAMBDA, MOST_EFFORT, Stream
 from llicm_cli.coding import Rows, decode_pixels, encode_pixels, position, to_bytes, to_unit
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.image_io import EXIF_MARK, INFO, open_unlimited
@@ -66,11 +66,11 @@ def _to_code(image: Image.Image, objective: str, task: str) -> Rows:
 
 
 @torch.inference_mode()
-def _encode_at(image: Image.Image, rows: Rows, rate: int, objective: str) -> bytes:
+def _encode_at(image: Image.Image, rows: Rows, rate: int, objective: str, effort: int) -> bytes:
     """Code what ``_to_code`` gave, with what else a picture has."""
     model = load_codec()
     alpha, metadata = _pack_alpha(image), _metadata(image)
-    payload, crc = encode_pixels(model, rows, image.height, image.width, rate)
+    payload, crc = encode_pixels(model, rows, image.height, image.width, rate, effort)
     colour = "grey" if _is_grey(image) else "RGB"
     return bitstream.write(
         Stream(*image.size, colour, rate, model.id, payload, crc, objective, alpha, metadata)
@@ -141,7 +141,11 @@ def _told(model: str, task: str, strength: float, head: Restorer | None) -> str:
 
 
 def encode(
-    image: Image.Image, lmbda: float = DEFAULT_LAMBDA, objective: str = "rdo", task: str = AUTO
+    image: Image.Image,
+    lmbda: float = DEFAULT_LAMBDA,
+    objective: str = "rdo",
+    task: str = AUTO,
+    effort: int = 0,
 ) -> bytes:
     """Code a picture.
 
@@ -155,22 +159,32 @@ def encode(
             encoder first estimates the source and then codes the estimate (Dobrushin and Tsybakov, 1962;
             Wolf and Ziv, 1970). What the head removes is not in the stream and cannot be had back.
         task: for rpo: what disturbs the picture, as for ``enhance``.
+        effort: rounds of search for better symbols, 0 .. 64, see ``refine``; decoding stays as
+            fast.
 
     Returns:
         A complete stream, as ``llicm encode`` writes to a file.
 
     Raises:
-        UsageError: lmbda out of range, an unknown objective or task.
+        UsageError: lmbda or effort out of range, an unknown objective or task.
         InputError: a picture of another mode, or without pixels.
     """
     try:
         rate = bitstream.rate_of_lambda(lmbda)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return _encode_at(image, _to_code(image, objective, task), rate, objective)
+    _check_effort(effort)
+    return _encode_at(image, _to_code(image, objective, task), rate, objective, effort)
 
 
-def encode_to_size(image: Image.Image, size: int, objective: str = "rdo", task: str = AUTO) -> bytes:
+def _check_effort(effort: int) -> None:
+    if not 0 <= effort <= MOST_EFFORT:
+        raise UsageError(f"the effort must lie in 0 .. {MOST_EFFORT}, not {effort}")
+
+
+def encode_to_size(
+    image: Image.Image, size: int, objective: str = "rdo", task: str = AUTO, effort: int = 0
+) -> bytes:
     """Code a picture into a stream of about ``size`` bytes, found by searching lambda.
 
     Args:
@@ -178,17 +192,19 @@ def encode_to_size(image: Image.Image, size: int, objective: str = "rdo", task: 
         size: bytes; the result is within 3 % of it.
         objective: as for ``encode``.
         task: as for ``encode``.
+        effort: as for ``encode``; takes its time at every lambda that is tried.
 
     Raises:
-        UsageError: size is not positive, an unknown objective or task.
+        UsageError: size is not positive, effort out of range, an unknown objective or task.
         TargetError: no lambda in range gives that size.
         InputError: a picture of another mode, or without pixels.
     """
     if size < 1:
         raise UsageError(f"a file cannot have {size} bytes")
+    _check_effort(effort)
     rows = _to_code(image, objective, task)
     low, high = 0, bitstream.RATE_MAX
-    found = {rate: _encode_at(image, rows, rate, objective) for rate in (low, high)}
+    found = {rate: _encode_at(image, rows, rate, objective, effort) for rate in (low, high)}
     if len(found[low]) * (1 - TARGET_TOLERANCE) <= size <= len(found[high]) * (1 + TARGET_TOLERANCE):
         for _ in range(TARGET_TRIES):
             if high - low < 2 or _miss(_nearest(found, size), size) <= TARGET_TOLERANCE / 2:
@@ -200,7 +216,7 @@ def encode_to_size(image: Image.Image, size: int, objective: str = "rdo", task: 
             margin = (high - low) // 16 + 1
             rate = min(max(round(place), low + margin), high - margin)
             rate = rate if low < rate < high else (low + high) // 2
-            found[rate] = _encode_at(image, rows, rate, objective)
+            found[rate] = _encode_at(image, rows, rate, objective, effort)
             low, high = (rate, high) if len(found[rate]) < size else (low, rate)
     best = _nearest(found, size)
     if _miss(best, size) > TARGET_TOLERANCE:

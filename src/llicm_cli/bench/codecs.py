@@ -210,6 +210,7 @@ LAMBDAS = (0.001, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.1)
 
 CODECS: dict[str, Codec] = {
     "llicm": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
+    "llicm-effort-8": Codec(partial(pipeline.encode, effort=8), pipeline.decode, LAMBDAS, _ours),
     "llicm-rdo": Codec(pipeline.encode, pipeline.decode, LAMBDAS, _ours),
     RPO: Codec(partial(pipeline.encode, objective="rpo"), pipeline.decode, LAMBDAS, _ours),
     RESTORED_FIRST: AVIF,

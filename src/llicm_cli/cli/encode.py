@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, MAX_PIXELS, OBJECTIVES
+from llicm_cli.bitstream import DEFAULT_LAMBDA, LAMBDA_MAX, LAMBDA_MIN, MAX_PIXELS, MOST_EFFORT, OBJECTIVES
 from llicm_cli.cli.files import (
     Inputs,
     Jobs,
@@ -57,6 +57,12 @@ def encode(
         typer.Option(metavar="TASK[,TASK...]", show_default=AUTO,
                      help="For rpo: what disturbs the picture, as for enhance."),
     ] = None,
+    effort: Annotated[
+        int,
+        typer.Option(min=0, max=MOST_EFFORT,
+                     help="Rounds of search for better symbols. 8 rounds take ten times as long and save "
+                     "about 5 % of the bits; decoding stays as fast."),
+    ] = 0,
     strip: Strip = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
@@ -81,10 +87,10 @@ def encode(
         image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
         if bpp is not None:
             return pipeline.encode_to_size(
-                image, max(1, round(bpp * image.width * image.height / 8)), objective, undo
+                image, max(1, round(bpp * image.width * image.height / 8)), objective, undo, effort
             )
         if size is not None:
-            return pipeline.encode_to_size(image, size, objective, undo)
-        return pipeline.encode(image, DEFAULT_LAMBDA if lmbda is None else lmbda, objective, undo)
+            return pipeline.encode_to_size(image, size, objective, undo, effort)
+        return pipeline.encode(image, DEFAULT_LAMBDA if lmbda is None else lmbda, objective, undo, effort)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -27,6 +27,7 @@ SCALE_MAX = 256.0
 SCALE_LEVELS = 64
 SCALE_LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 SQUARED_ERROR_BITS = 26.0  # bits that one squared quantisation step of error is worth to the encoder
+CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
 MAGNITUDE_MAX = 63  # larger symbols count as this one in the magnitude context
 
 
@@ -130,18 +131,19 @@ def gaussian_bits(residual: Tensor, scale: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose_symbols(residual: Tensor, scale: Tensor) -> Tensor:
+def choose_symbols(residual: Tensor, scale: Tensor, worth: float = SQUARED_ERROR_BITS) -> Tensor:
     """Rate-distortion optimised quantisation: the nearest integer, or the one next to it towards
     zero where that saves more bits than its error is worth. Encoder's choice, free to the decoder.
 
     Args:
         residual: latents less their means, in quantisation steps.
         scale: standard deviations that will code them, same shape.
+        worth: bits that one squared quantisation step of error is worth.
     """
     nearest = residual.round()
     smaller = nearest - nearest.sign()
 
     def cost(symbol: Tensor) -> Tensor:
-        return SQUARED_ERROR_BITS * (residual - symbol).square() + gaussian_bits(symbol, scale)
+        return worth * (residual - symbol).square() + gaussian_bits(symbol, scale)
 
     return torch.where(cost(smaller) < cost(nearest), smaller, nearest)

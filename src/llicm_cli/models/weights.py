@@ -238,6 +238,7 @@ def load_restorer(path: Path | None = None) -> Restorer:
 
 
 @cache
+@torch.inference_mode(False)  # encoder-side search needs gradients through it
 def load_codec(path: Path | None = None) -> CodecModel:
     """The codec for coding, by default the shipped one; loaded once a process.
 
