@@ -45,6 +45,7 @@ def streams() -> dict[str, bytes]:
         "lowest-rate": pipeline.encode(small, bitstream.LAMBDA_MIN),
         "highest-rate": pipeline.encode(small, bitstream.LAMBDA_MAX),
         "between-anchors": pipeline.encode(small, 0.0123),
+        "effort": pipeline.encode(small, 0.01, effort=4),
         "one-pixel": pipeline.encode(picture(1, 1), 0.02),
         "one-row": pipeline.encode(picture(70, 1), 0.02),
         "one-column": pipeline.encode(picture(1, 70), 0.02),

@@ -268,10 +268,10 @@ def joint(
         float, typer.Option(min=0, help="Weight of the plain decoded picture's error (rpo).")
     ] = 0.3,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
-    gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error (rpo).")] = 1.0,
+    gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error (rpo).")] = 0.7,
     delta: Annotated[
-        float, typer.Option(min=0, help="Weight of the perceptual distance in that error.")
-    ] = 0.015,
+        float, typer.Option(min=0, help="Weight of the restored picture's perceptual distance.")
+    ] = 0.01,
     perceptual: Annotated[
         Path | None, typer.Option(help="SqueezeNet 1.1 features (safetensors), for that distance.")
     ] = None,

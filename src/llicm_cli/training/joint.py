@@ -4,17 +4,18 @@ A picture X is coded, and the head makes X_hat_H of what was decoded, X_hat; X_i
 been. With objective rdo, X is the picture as it is; with rpo, it is what the head makes of it before it is
 coded. Codec and head are trained together on
 
-    rpo:  beta * R + lambda * 255**2 * (alpha * D(X_hat, X) + gamma * E(X_hat_H, X_ideal))
+    rpo:  beta * R + lambda * 255**2 * (alpha * D(X_hat, X) + gamma * E(X_hat_H, X))
     rdo:  beta * R + lambda * 255**2 * D(X_hat, X)
 
-each divided by ``sqrt(lambda * 255**2)``, and E reaches decoder, entropy model and encoder through the head.
-Two objectives keep both promises of one decoder: an rdo stream is a faithful copy, an rpo stream pays for
-nothing that the head would remove.
+each divided by ``sqrt(lambda * 255**2)``; D and E are mean squared errors, and E reaches decoder, entropy
+model and encoder through the head. Two objectives keep both promises of one decoder: an rdo stream is a
+faithful copy, an rpo stream pays for nothing that the head would remove.
 
-D is the mean squared error. E is the root mean squared error of stage 3, weighed by class as there: with the
-squared error, how bright haze and darkness ought to be outweighs everything that the codec can do. To it, E
-can add ``delta`` times a deep perceptual distance. Uncoded pictures and those decoded from rdo streams train
-the head as in stage 3, without reaching the codec.
+The paper's E compares with X_ideal. Here X is an estimate of it, and what separates the two, such as how
+bright haze and darkness ought to be, outweighs all that a codec can do: against X, it learns the same from
+less noise. X_ideal comes in by what the head learns beside it, as in stage 3, from uncoded pictures and those
+decoded from rdo streams, without reaching the codec; and by ``delta`` times a deep perceptual distance
+between X_hat_H and X_ideal, which does reach it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from llicm_cli.training.restorer import AROUND, DECK, GRID, ClassWeights, Prompt
 CROP = 128
 HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
 RPO_SHARE, RDO_SHARE = 0.36, 0.22  # of the crops; the others are not coded
-ERROR_SCALE = 0.08  # of E beside D: a root mean squared error of 0.04 changes E as much as its square does
 VALIDATION_EACH, VALIDATION_CROP = 2, 192
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
 
@@ -51,8 +51,8 @@ class Weights:
 
     alpha: float = 0.3
     beta: float = 1.0
-    gamma: float = 1.0
-    delta: float = 0.015
+    gamma: float = 0.7
+    delta: float = 0.01
 
 
 class Joint(nn.Module):
@@ -124,19 +124,17 @@ def train_joint(
         origin = torch.cat((source(True, True, t[:rpo]), source(True, False, t[rpo:]), nowhere))
         with torch.autocast(device.type, torch.bfloat16):
             restored = model.restorer(shown, prompt, content, origin, tone)
-        error, perception = restoration_loss(restored, clean)
-        error = importance(error, labels) * error
-        wrong = error[:rpo]
+        own, perception = restoration_loss(restored, clean)
+        fidelity = _mse(x_hat, given)
+        for_head = weights.alpha * fidelity[:rpo] + weights.gamma * _mse(restored[:rpo], estimate)
+        price = Codec.lambda_at(t) * 255**2
+        distortion = torch.cat((for_head, fidelity[rpo:]))
+        total = ((weights.beta * bpp + price * distortion) / price.sqrt()).mean()
+        total = total + HEAD_WEIGHT * (importance(own[rpo:], labels[rpo:]) * own[rpo:]).mean()
         if distance is not None:
             with torch.autocast(device.type, torch.bfloat16):
                 apart = distance(restored[:rpo].clamp(0, 1), clean[:rpo])
-            wrong = wrong + weights.delta * apart
-        fidelity = _mse(x_hat, given)
-        loss_in_rpo = weights.gamma * ERROR_SCALE * wrong + weights.alpha * fidelity[:rpo]
-        price = Codec.lambda_at(t) * 255**2
-        distortion = torch.cat((loss_in_rpo, fidelity[rpo:]))
-        total = ((weights.beta * bpp + price * distortion) / price.sqrt()).mean()
-        total = total + HEAD_WEIGHT * error[rpo:].mean()
+            total = total + weights.delta * apart.mean()
         figures = {
             "rpo bpp": float(bpp[:rpo].detach().mean()),
             "rpo psnr": float(decibels(perception[:rpo]).mean()),
