@@ -37,8 +37,8 @@ def encode(
                      help="Quality: the price of error in bpp + lambda * 255^2 * MSE, as in CompressAI; "
                      "larger is better and larger (the rate-perception lambda of the LL-ICM paper runs "
                      "the other way). "
-                     "Kodak photos take: 0.0018: 0.16 bpp, 28.3 dB; 0.0067: 0.39 bpp, 31.6 dB; "
-                     "0.013: 0.58 bpp, 33.5 dB; 0.025: 0.82 bpp, 35.4 dB; 0.0483: 1.11 bpp, 37.2 dB."),
+                     "Kodak photos take: 0.0018: 0.15 bpp, 28.3 dB; 0.0067: 0.36 bpp, 31.4 dB; "
+                     "0.013: 0.55 bpp, 33.3 dB; 0.025: 0.79 bpp, 35.2 dB; 0.0483: 1.08 bpp, 37.1 dB."),
     ] = None,
     bpp: Annotated[
         float | None, typer.Option(help="Aim at so many bits a pixel instead (within 3 %).")
