@@ -30,7 +30,7 @@ from llicm_cli.models.weights import CodecModel
 
 SQUARED_ERROR_BITS = 12.0  # for ``choose_symbols``, once latents are refined
 CURVATURE = 14.0  # bits a squared quantisation step
-TILE = 64  # latents a side that are refined at once
+TILE = 48  # latents a side that are refined at once
 MARGIN = 8  # latents around them
 
 
