@@ -115,7 +115,7 @@ def refine(
         z_hat: (Z, ceil(h/4), ceil(w/4)), rounded; stays as it is.
         rate: rate index of the stream.
         t: its rate position, (1,).
-        rounds: how often; each takes about as long as decoding, three times over.
+        rounds: how often; each takes about twice as long as coding without them.
     """
     height, width = y.shape[1:]
     for top in range(0, height, TILE):
