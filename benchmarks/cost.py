@@ -1,8 +1,9 @@
-"""What coding costs: time, memory and multiplications; what batches save; what tiles change.
+"""What coding costs: time, memory and multiplications; what batches save; what tiles and integers change.
 
     python benchmarks/cost.py pictures PICTURE... [--lambda 0.013] [--runs 3]
     python benchmarks/cost.py batch FOLDER
     python benchmarks/cost.py seams PICTURE
+    python benchmarks/cost.py integers FOLDER
 
 Times and memory are of whole processes of the installed command, start-up and file access included.
 """
@@ -16,19 +17,24 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from PIL import Image
 from torch import nn
 
-from llicm_cli import coding, tiling
+from llicm_cli import bitstream, coding, tiling
+from llicm_cli.bench.curves import bd_rate
 from llicm_cli.bench.metrics import psnr
 from llicm_cli.bench.sets import find_pictures, open_picture
 from llicm_cli.models import exact
 from llicm_cli.models.blocks import Pointwise
+from llicm_cli.models.codec import HYPER, PATCH, Codec
 from llicm_cli.models.restorer import source, tones
+from llicm_cli.models.weights import folder as weights_folder
 from llicm_cli.models.weights import load_restorer
-from llicm_cli.pipeline import decode, encode, enhance
+from llicm_cli.pipeline import decode, encode, enhance, to_image, to_pixels
+from llicm_cli.training.codec import load_trained
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -145,6 +151,32 @@ def seams(path: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.013)
     whole = decode(encode(image, lmbda)), enhance(image, "denoise")
     for name, a, b in zip(("decoded", "restored"), (decoded, restored), whole, strict=True):
         typer.echo(f"{name}: {psnr(a, b):.1f} dB")
+
+
+@app.command()
+@torch.no_grad()
+def integers(folder: Path) -> None:
+    """BD-rate (PSNR) of real payloads, whose tables integers choose, against the bits that the networks
+    estimate in floating point, as in training, of the same pictures. The difference is all that integers,
+    64 scale levels, latents that are certain zeros and the range coder cost together."""
+    model = load_trained(weights_folder() / "codec.safetensors").eval()
+    cell = PATCH * HYPER
+    figures: dict[str, list[list[tuple[float, float]]]] = {"real": [], "estimated": []}
+    for path in find_pictures(folder):
+        image = open_picture(path).convert("RGB")
+        image = image.crop((0, 0, image.width // cell * cell, image.height // cell * cell))
+        x = coding.to_unit(to_pixels(image))[None].contiguous(memory_format=torch.channels_last)
+        real, estimated = [], []
+        for lmbda in (0.001, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.1):
+            stream = encode(image, lmbda)
+            bits = 8 * len(bitstream.parse(stream).payload)
+            real.append((bits / image.width / image.height, psnr(image, decode(stream))))
+            x_hat, bpp = model(x, Codec.position(torch.tensor([lmbda])), "chosen")
+            estimated.append((float(bpp), psnr(image, to_image(coding.to_bytes(x_hat[0])))))
+        figures["real"].append(real)
+        figures["estimated"].append(estimated)
+    curves = [tuple(np.array(figures[name]).mean(0).T) for name in ("estimated", "real")]
+    typer.echo(f"BD-rate {bd_rate(*curves)} %")
 
 
 if __name__ == "__main__":

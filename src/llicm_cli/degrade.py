@@ -113,32 +113,37 @@ def _sensor_noise(light: Tensor, dice: Dice, shot: float, read: float) -> Tensor
     return light + dice.normal(*light.shape) * (shot * light.clamp(min=0) + read**2).sqrt()
 
 
+def _smoothed(grain: Tensor, spread: float) -> Tensor:
+    """A field (C, H, W) blurred by a Gaussian of that many pixels, as strong as before where it was white."""
+    rows, columns = _grid(math.ceil(2.5 * spread), grain.device)
+    blur = torch.exp(-0.5 * (rows.square() + columns.square()) / spread**2)
+    return convolve(grain, blur / blur.square().sum().sqrt())
+
+
 def noise(x: Tensor, dice: Dice) -> Tensor:
-    """Gaussian noise, Poisson noise, or the noise of a camera: signal-dependent in linear light,
-    smoothed by demosaicing, often JPEG-coded."""
+    """Gaussian noise, Poisson noise, or the noise of a camera: signal-dependent in linear light, smoothed by
+    demosaicing, in colour more than in brightness, often JPEG-coded."""
     kind = dice.numbers.random()
-    if kind < 0.5:
+    if kind < 0.45:
         return x + dice.normal(*x.shape) * dice.between(5, 55) / 255
-    if kind < 0.65:
+    if kind < 0.57:
         photons = dice.log_between(15, 500)
         return x + dice.normal(*x.shape) * (x / photons).sqrt()
     light = x**GAMMA
-    noisy = _sensor_noise(light, dice, dice.log_between(1e-4, 2e-2), dice.log_between(1e-3, 2e-2))
-    grain = noisy - light
-    if dice.chance(0.6):
-        spread = dice.between(0.4, 1.0)
-        rows, columns = _grid(2, x.device)
-        blur = torch.exp(-0.5 * (rows.square() + columns.square()) / spread**2)
-        grain = convolve(grain, blur / blur.square().sum().sqrt() * dice.between(0.6, 1.0))
+    grain = _sensor_noise(light, dice, dice.log_between(1e-4, 2e-2), dice.log_between(1e-3, 2e-2)) - light
+    if dice.chance(0.75):
+        grey = grain.mean(0, keepdim=True)
+        colour = _smoothed(grain - grey, dice.between(0.8, 3.0)) * dice.between(0.2, 0.8)
+        grain = _smoothed(grey, dice.between(0.5, 1.1)) * dice.between(0.6, 1.0) + colour
     y = (light + grain).clamp(0, 1) ** (1 / GAMMA)
-    return _jpeg(y, dice.integer(75, 97), 0) if dice.chance(0.4) else y
+    return _jpeg(y, dice.integer(75, 97), 2 if dice.chance(0.5) else 0) if dice.chance(0.4) else y
 
 
 def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) -> Tensor:
     """One layer of rain streaks of similar depth, (height, width), 0 and up."""
-    length = dice.log_between(12, 130) if strong else dice.log_between(7, 45)
-    thickness = dice.between(0.8, 1.6) + min(1.0, length / 45) * dice.between(0, 1.6)
-    covered = dice.log_between(0.05, 0.5) if strong else dice.log_between(0.01, 0.09)
+    length = dice.log_between(14, 200) if strong else dice.log_between(8, 130)
+    thickness = dice.between(0.7, 1.5) + min(1.0, length / 45) * dice.between(0, 1.2)
+    covered = dice.log_between(0.08, 0.7) if strong else dice.log_between(0.015, 0.16)
     seeds = dice.uniform(height, width)
     density = covered / (length * thickness)
     drops = torch.where(seeds < density, 0.4 + 0.6 * seeds / density, seeds.new_zeros(()))
@@ -155,7 +160,8 @@ def rain(x: Tensor, dice: Dice) -> Tensor:
     light = x.new_zeros(height, width)
     for _ in range(layers):
         angle = wind + dice.between(-0.25, 0.25) * (1 if heavy else 0.3)
-        light = light + _streaks(dice, height, width, angle, heavy) * dice.between(0.35, 1.0)
+        bright = dice.between(0.15, 0.7) if heavy else dice.between(0.25, 0.9)
+        light = light + bright * _streaks(dice, height, width, angle, heavy)
     y = x + light.clamp(max=1.2) * (1.0 if dice.chance(0.7) else 1 - x)
     if heavy and dice.chance(0.3):
         veil = dice.between(0.0, 0.25)
@@ -165,7 +171,7 @@ def rain(x: Tensor, dice: Dice) -> Tensor:
 
 def depth_map(x: Tensor, dice: Dice) -> Tensor:
     """A plausible depth (H, W) in 0..1: a tilted plane, farther towards the top more often than not,
-    smooth relief, and steps where the picture's own brightness changes."""
+    smooth relief, and steps at edges of the picture, as where one thing stands before another."""
     height, width = x.shape[1:]
     rows = torch.linspace(1, 0, height, device=x.device)[:, None]
     columns = torch.linspace(0, 1, width, device=x.device)[None, :]
@@ -173,16 +179,20 @@ def depth_map(x: Tensor, dice: Dice) -> Tensor:
     depth = depth + dice.between(0, 0.35) * smooth_field(dice, height, width, max(height, width) / 3)
     cell = max(3, min(height, width) // 24) | 1
     luma = F.avg_pool2d(x.mean(0)[None, None], cell, 1, cell // 2, count_include_pad=False)[0, 0]
-    depth = depth + dice.between(-0.5, 0.8) * luma[:height, :width]
+    luma = luma[:height, :width]
+    depth = depth + dice.between(-0.5, 0.8) * luma
+    for _ in range(dice.integer(0, 2)):
+        edge = luma - luma.quantile(dice.between(0.15, 0.85))
+        depth = depth + dice.between(-0.7, 0.7) * torch.sigmoid(40 * edge)
     depth = depth - depth.amin()
     return depth / depth.amax().clamp(min=1e-6)
 
 
 def haze(x: Tensor, dice: Dice) -> Tensor:
     """The atmospheric scattering model (Koschmieder): I = J t + A (1 - t), t = exp(-beta depth)."""
-    near = dice.between(0.0, 0.9)
+    near = dice.between(0.0, 0.7)
     depth = near + (1 - near) * depth_map(x, dice)
-    t = torch.exp(-dice.between(0.4, 2.4) * depth)
+    t = torch.exp(-dice.between(0.3, 2.0) * depth)
     tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), device=x.device, dtype=x.dtype)
     air = dice.between(0.65, 1.0) + tint
     return x * t + air * (1 - t)

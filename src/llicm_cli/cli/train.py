@@ -141,7 +141,7 @@ def codec(
     network = model.codec
     _write_card(
         "codec", output, save(output, model), options, run, data, photos, network.config, network, start_from,
-        "(bpp + lambda 255^2 MSE) / sqrt(lambda 255^2), lambda log-uniform",
+        "(bpp + lambda 255^2 D) / sqrt(lambda 255^2), lambda log-uniform; D: see training/codec.py",
     )  # fmt: skip
 
 

@@ -120,8 +120,11 @@ def save_codec(path: Path, codec: Codec, tables: Tables, training: Mapping[str, 
 def _write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"config": json.dumps(config)}
-    safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return hashlib.sha256(data).hexdigest()
 
 
 def save_network(path: Path, part: str, network: nn.Module, config: Any) -> str:

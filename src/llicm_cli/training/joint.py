@@ -7,9 +7,9 @@ coded. Codec and head are trained together on
     rpo:  beta * R + lambda * 255**2 * (alpha * D(X_hat, X) + gamma * E(X_hat_H, X))
     rdo:  beta * R + lambda * 255**2 * D(X_hat, X)
 
-each divided by ``sqrt(lambda * 255**2)``; D and E are mean squared errors, and E reaches decoder, entropy
-model and encoder through the head. Two objectives keep both promises of one decoder: an rdo stream is a
-faithful copy, an rpo stream pays for nothing that the head would remove.
+each divided by ``sqrt(lambda * 255**2)``; D and E are the distortion of stage 1, and E reaches decoder,
+entropy model and encoder through the head. Two objectives keep both promises of one decoder: an rdo stream
+is a faithful copy, an rpo stream pays for nothing that the head would remove.
 
 The paper's E compares with X_ideal. Here X is an estimate of it, and what separates the two, such as how
 bright haze and darkness ought to be, outweighs all that a codec can do: against X, it learns the same from
@@ -32,13 +32,14 @@ from llicm_cli.models.guide import Guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
-from llicm_cli.training.codec import TrainedCodec, stratified_positions
+from llicm_cli.training.codec import TrainedCodec, distortion, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Options, Run
 from llicm_cli.training.restorer import AROUND, DECK, GRID, ClassWeights, Prompter, decibels, restoration_loss
 
 CROP = 128
+PLAIN, PLAIN_CROP = 3, 192  # clean photographs that only the codec sees, in crops that do it justice
 HEAD_WEIGHT = 1.0  # of the head's own loss beside those of the codec
 RPO_SHARE, RDO_SHARE = 0.36, 0.22  # of the crops; the others are not coded
 VALIDATION_EACH, VALIDATION_CROP = 2, 192
@@ -111,25 +112,27 @@ def train_joint(
         as_it_is = slice(rpo, rpo + (rdo + 1) // 2)  # the codec's own business: clean photographs
         x[as_it_is], labels[as_it_is] = clean[as_it_is], CLASSES.index(CLEAN)
         tone[as_it_is] = tones(x[as_it_is])
-        t = stratified_positions(coded, device)
+        plain = degraded.crops.batch(PLAIN, PLAIN_CROP)
+        t = stratified_positions(coded + PLAIN, device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 estimate = prompter.estimate(model.restorer, x[:rpo], labels[:rpo], tone[:rpo])
             given = torch.cat((estimate, x[rpo:coded]))
-            x_hat, bpp = model.coder(given, t, "noisy")
+            x_hat, bpp = model.coder(given, t[:coded], "noisy")
+            plain_hat, plain_bpp = model.coder(plain, t[coded:], "noisy")
         shown = torch.cat((x_hat[:rpo], x_hat[rpo:].detach(), x[coded:])).clamp(0, 1)
         tone[:rpo] = tones(shown[:rpo].detach())
         prompt, content = prompter(shown.detach(), labels)
         nowhere = source(False, False, t.new_zeros(count - coded))
-        origin = torch.cat((source(True, True, t[:rpo]), source(True, False, t[rpo:]), nowhere))
+        origin = torch.cat((source(True, True, t[:rpo]), source(True, False, t[rpo:coded]), nowhere))
         with torch.autocast(device.type, torch.bfloat16):
             restored = model.restorer(shown, prompt, content, origin, tone)
         own, perception = restoration_loss(restored, clean)
-        fidelity = _mse(x_hat, given)
-        for_head = weights.alpha * fidelity[:rpo] + weights.gamma * _mse(restored[:rpo], estimate)
+        fidelity = distortion(x_hat, given)
+        for_head = weights.alpha * fidelity[:rpo] + weights.gamma * distortion(restored[:rpo], estimate)
+        error = torch.cat((for_head, fidelity[rpo:], distortion(plain_hat, plain)))
         price = Codec.lambda_at(t) * 255**2
-        distortion = torch.cat((for_head, fidelity[rpo:]))
-        total = ((weights.beta * bpp + price * distortion) / price.sqrt()).mean()
+        total = ((weights.beta * torch.cat((bpp, plain_bpp)) + price * error) / price.sqrt()).mean()
         total = total + HEAD_WEIGHT * (importance(own[rpo:], labels[rpo:]) * own[rpo:]).mean()
         if distance is not None:
             with torch.autocast(device.type, torch.bfloat16):
@@ -140,7 +143,9 @@ def train_joint(
             "rpo psnr": float(decibels(perception[:rpo]).mean()),
             **({} if distance is None else {"rpo distance": float(apart.detach().mean())}),
             "rdo bpp": float(bpp[rpo:].detach().mean()),
-            "rdo psnr": float(decibels(fidelity[rpo:]).mean()),
+            "rdo psnr": float(decibels(_mse(x_hat[rpo:].detach(), given[rpo:])).mean()),
+            "plain bpp": float(plain_bpp.detach().mean()),
+            "plain psnr": float(decibels(_mse(plain_hat.detach(), plain)).mean()),
             "rdo restored": float(decibels(perception[rpo:coded]).mean()),
             "uncoded restored": float(decibels(perception[coded:]).mean()),
         }  # fmt: skip
