@@ -14,6 +14,7 @@ CompressAI's ``EntropyBottleneck``.
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from compressai._CXX import pmf_to_quantized_cdf
 from compressai.entropy_models import EntropyBottleneck
-from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
@@ -32,6 +32,10 @@ from llicm_cli.models.weights import load_codec_networks, save_codec
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
 from llicm_cli.training.loop import Options, Run
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of torch, about how the package is written
+    from pytorch_msssim import ms_ssim
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 STRUCTURE_SHARE = 0.35  # of MS-SSIM in the distortion
