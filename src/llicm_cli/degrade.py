@@ -226,14 +226,20 @@ def _shake(dice: Dice, device: torch.device) -> Tensor:
 
 
 def blur(x: Tensor, dice: Dice) -> Tensor:
-    """Motion blur or defocus, in linear light, with a trace of noise."""
-    if dice.chance(0.65):
-        kernel = _shake(dice, x.device)
+    """Motion blur, often not the same everywhere, or defocus; of linear light, as in one long exposure, or of
+    sRGB values, as where frames are averaged; with a trace of noise."""
+    gamma = GAMMA if dice.chance(0.5) else 1.0
+    light = x**gamma
+    if dice.chance(0.7):
+        y = convolve(light, _shake(dice, x.device))
+        if dice.chance(0.5):  # something nearer, or moving by itself
+            height, width = x.shape[1:]
+            field = smooth_field(dice, height, width, max(height, width) * dice.between(0.3, 1.0))
+            y = torch.lerp(y, convolve(light, _shake(dice, x.device)), torch.sigmoid(10 * field))
     else:
         kernel = disc_kernel(dice.log_between(1.0, 7), x.device)
-        kernel = kernel / kernel.sum()
-    y = convolve(x**GAMMA, kernel).clamp(min=0) ** (1 / GAMMA)
-    return y + dice.normal(*x.shape) * dice.between(0, 0.008)
+        y = convolve(light, kernel / kernel.sum())
+    return y.clamp(min=0) ** (1 / gamma) + dice.normal(*x.shape) * dice.between(0, 0.008)
 
 
 def _at(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
