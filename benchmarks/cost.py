@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from llicm_cli import bitstream, coding, tiling
+from llicm_cli.bench.codecs import LAMBDAS
 from llicm_cli.bench.curves import bd_rate
 from llicm_cli.bench.metrics import psnr
 from llicm_cli.bench.sets import find_pictures, open_picture
@@ -162,12 +163,13 @@ def integers(folder: Path) -> None:
     model = load_trained(weights_folder() / "codec.safetensors").eval()
     cell = PATCH * HYPER
     figures: dict[str, list[list[tuple[float, float]]]] = {"real": [], "estimated": []}
+    torch.manual_seed(0)  # of the noise that stands for the hyper-latent's rounding
     for path in find_pictures(folder):
-        image = open_picture(path).convert("RGB")
+        image = open_picture(path)
         image = image.crop((0, 0, image.width // cell * cell, image.height // cell * cell))
         x = coding.to_unit(to_pixels(image))[None].contiguous(memory_format=torch.channels_last)
         real, estimated = [], []
-        for lmbda in (0.001, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.1):
+        for lmbda in LAMBDAS:
             stream = encode(image, lmbda)
             bits = 8 * len(bitstream.parse(stream).payload)
             real.append((bits / image.width / image.height, psnr(image, decode(stream))))

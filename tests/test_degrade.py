@@ -69,7 +69,7 @@ def test_rain_adds_light_and_takes_none(x: Tensor):
         change = degrade(x, "derain", Dice(seed)) - x
         if change.min() > -1 / 255:  # a veil, which heavy rain may have, darkens what is bright
             seen += 1
-            assert change.max() > 0.2
+            assert change.max() > 0.1
     assert seen > 6
 
 

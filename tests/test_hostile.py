@@ -1,6 +1,7 @@
 """Streams that were damaged or forged: the right picture or a clean error, and nothing else.
 
-``LLICM_FUZZ=10000`` sets how many edits are tried of each stream (default 60; see README for a long run).
+``LLICM_FUZZ=10000`` sets how many edits are tried of each stream (default 60;
+see docs/measurements.md for a long run).
 """
 
 from __future__ import annotations

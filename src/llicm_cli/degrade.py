@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from llicm_cli.tasks import CLEAN
@@ -65,8 +66,12 @@ def convolve(field: Tensor, kernel: Tensor) -> Tensor:
     reflected, or repeated where the picture is smaller than the kernel."""
     reach = kernel.shape[-1] // 2
     mode = "reflect" if min(field.shape[-2:]) > reach else "replicate"
-    padded = F.pad(field[None], (reach, reach, reach, reach), mode=mode)[0]
-    size = padded.shape[-2:]
+    return _convolve_inside(F.pad(field[None], (reach, reach, reach, reach), mode=mode)[0], kernel)
+
+
+def _convolve_inside(padded: Tensor, kernel: Tensor) -> Tensor:
+    """``convolve`` of what is farther from every edge than the kernel reaches."""
+    reach, size = kernel.shape[-1] // 2, padded.shape[-2:]
     product = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=size)
     return torch.fft.irfft2(product, s=size)[:, 2 * reach :, 2 * reach :]
 
@@ -99,7 +104,8 @@ def _jpeg(x: Tensor, quality: int, subsampling: int) -> Tensor:
     pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
-    coded = torch.from_numpy(np.array(Image.open(file)))
+    file.seek(0)
+    coded = torch.from_numpy(np.array(JpegImageFile(file)))  # Image.open would refuse large ones
     return coded.to(x.device).permute(2, 0, 1).float() / 255
 
 
@@ -144,10 +150,12 @@ def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) ->
     length = dice.log_between(14, 200) if strong else dice.log_between(8, 130)
     thickness = dice.between(0.7, 1.5) + min(1.0, length / 45) * dice.between(0, 1.2)
     covered = dice.log_between(0.08, 0.7) if strong else dice.log_between(0.015, 0.16)
-    seeds = dice.uniform(height, width)
+    kernel = line_kernel(length, angle, thickness, dice.device)
+    around = kernel.shape[-1] - 1
+    seeds = dice.uniform(height + around, width + around)  # streaks come into the picture from outside
     density = covered / (length * thickness)
     drops = torch.where(seeds < density, 0.4 + 0.6 * seeds / density, seeds.new_zeros(()))
-    return convolve(drops[None], line_kernel(length, angle, thickness, drops.device))[0]
+    return _convolve_inside(drops[None], kernel)[0]
 
 
 def rain(x: Tensor, dice: Dice) -> Tensor:
@@ -160,7 +168,7 @@ def rain(x: Tensor, dice: Dice) -> Tensor:
     light = x.new_zeros(height, width)
     for _ in range(layers):
         angle = wind + dice.between(-0.25, 0.25) * (1 if heavy else 0.3)
-        bright = dice.between(0.15, 0.7) if heavy else dice.between(0.25, 0.9)
+        bright = dice.between(0.15, 0.7) if heavy else dice.between(0.3, 0.95)
         light = light + bright * _streaks(dice, height, width, angle, heavy)
     y = x + light.clamp(max=1.2) * (1.0 if dice.chance(0.7) else 1 - x)
     if heavy and dice.chance(0.3):
@@ -178,11 +186,15 @@ def depth_map(x: Tensor, dice: Dice) -> Tensor:
     depth = dice.between(-0.3, 1.0) * rows + dice.between(-0.5, 0.5) * columns
     depth = depth + dice.between(0, 0.35) * smooth_field(dice, height, width, max(height, width) / 3)
     cell = max(3, min(height, width) // 24) | 1
-    luma = F.avg_pool2d(x.mean(0)[None, None], cell, 1, cell // 2, count_include_pad=False)[0, 0]
-    luma = luma[:height, :width]
+    luma = x.mean(0)[None, None]
+    for sides in ((cell, 1), (1, cell)):
+        margins = sides[0] // 2, sides[1] // 2
+        luma = F.avg_pool2d(luma, sides, 1, margins, count_include_pad=False)
+    luma = luma[0, 0]
+    sample = luma[:: 1 + height // 512, :: 1 + width // 512]
     depth = depth + dice.between(-0.5, 0.8) * luma
     for _ in range(dice.integer(0, 2)):
-        edge = luma - luma.quantile(dice.between(0.15, 0.85))
+        edge = luma - sample.quantile(dice.between(0.15, 0.85))
         depth = depth + dice.between(-0.7, 0.7) * torch.sigmoid(40 * edge)
     depth = depth - depth.amin()
     return depth / depth.amax().clamp(min=1e-6)

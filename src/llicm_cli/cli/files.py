@@ -180,17 +180,26 @@ def report(inputs: Sequence[Path], show: Callable[[Path], None]) -> None:
         typer.Exit: some input failed; the exit code is that of the first failure.
         OutputError: standard output cannot be written.
     """
-    failures: list[int] = []
+    failures: dict[Path, int] = {}
     for path in inputs:
         try:
             show(path)
         except OutputError:
             raise
         except LlicmError as error:
-            failures.append(error.exit_code)
+            failures[path] = error.exit_code
             console.say(f"llicm: {path}: {error}")
+        except Exception as error:
+            failures[path] = console.fault(error, about=f"{path}: ")
+    _end(failures, len(inputs))
+
+
+def _end(failures: dict[Path, int], count: int) -> None:
+    """List the failed ones of so many inputs, if any, and exit with the code of the first."""
     if failures:
-        raise typer.Exit(failures[0])
+        if count > 1:
+            console.say(f"llicm: {len(failures)} of {count} failed: {', '.join(map(str, failures))}")
+        raise typer.Exit(next(iter(failures.values())))
 
 
 def process(
@@ -246,22 +255,22 @@ def process(
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     failures: dict[Path, int] = {}
-    with ThreadPoolExecutor(jobs) as pool, console.progress("files") as tick:
-        try:
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        with console.progress("files") as tick:
             running = [(source, pool.submit(one, source, target)) for source, target in todo]
             for done, (source, future) in enumerate(running):
                 tick(done / len(todo), source.name)
                 if code := future.result():
                     failures[source] = code
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    except KeyboardInterrupt:
+        console.say("llicm: interrupted")
+        os._exit(130)  # at once: threads that are at work cannot be stopped
+    finally:
+        pool.shutdown(cancel_futures=True)
     if len(todo) < len(pairs):
         console.say(f"llicm: {len(pairs) - len(todo)} of {len(pairs)} were there already")
-    if failures:
-        if len(pairs) > 1:
-            console.say(f"llicm: {len(failures)} of {len(pairs)} failed: {', '.join(map(str, failures))}")
-        raise typer.Exit(next(iter(failures.values())))
+    _end(failures, len(pairs))
 
 
 def _warn(source: Path, words: str) -> None:

@@ -69,6 +69,6 @@ def run() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.say("llicm: interrupted")
-        os._exit(130)  # at once, without waiting for threads that are at work
+        sys.exit(130)
     except Exception as error:
         sys.exit(console.fault(error))

@@ -80,7 +80,7 @@ def _options(
 
 
 def _write_card(
-    stage: str, output: Path, sha256: str, options: Options, run: Run, data: list[Path],
+    stage: str, output: Path, weights: bytes, options: Options, run: Run, data: list[Path],
     photos: tuple[list[Path], list[Path]], config: Any, network: torch.nn.Module,
     start_from: Path | None, loss: str, **more: Any,
 ) -> None:  # fmt: skip
@@ -105,7 +105,7 @@ def _write_card(
         "validation": {name: round(value, 4) for name, value in run.metrics.items()},
         **more,
     }
-    card.write(output, sha256, facts)
+    sha256 = card.write(output, weights, facts)
     console.say(f"wrote {output} (model {sha256[:8]})")
 
 
@@ -133,14 +133,14 @@ def codec(
     with _options("codec", output, steps, minutes, device, checkpoint, resume, save_every, batch, muon_rate,
                   adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.codec import CodecConfig
-        from llicm_cli.training.codec import save, train_codec
+        from llicm_cli.training.codec import train_codec, weights_file
         from llicm_cli.training.data import find_photos, split
 
         photos = split(find_photos(data))
         model, run = train_codec(CodecConfig(), *photos, options, start_from)
     network = model.codec
     _write_card(
-        "codec", output, save(output, model), options, run, data, photos, network.config, network, start_from,
+        "codec", output, weights_file(model), options, run, data, photos, network.config, network, start_from,
         "(bpp + lambda 255^2 D) / sqrt(lambda 255^2), lambda log-uniform; D: see training/codec.py",
     )  # fmt: skip
 
@@ -181,7 +181,7 @@ def guide(
     with _options("guide", output, steps, minutes, device, checkpoint, resume, save_every, batch, muon_rate,
                   adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.guide import compact_guide, guide_on
-        from llicm_cli.models.weights import load_codec, load_guide, save_network
+        from llicm_cli.models.weights import load_codec, load_guide, network_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
         from llicm_cli.training.guide import CROPS, train_guide
@@ -199,7 +199,7 @@ def guide(
         towers = not (start_from or backbone)
         model, runs = train_guide(model, towers, load_codec(codec).codec, *photos, real, options)
     _write_card(
-        "guide", output, save_network(output, "guide.", model, model.config), options, runs[-1], data, photos,
+        "guide", output, network_file("guide.", model, model.config), options, runs[-1], data, photos,
         model.config, model, start_from, "cross-entropy against texts + contrast and distance of content",
         backbone=card.short(backbone or "compact"), pretrained=pretrained and card.short(pretrained),
         pairs=[card.short(p) for p in pairs or []],
@@ -227,7 +227,7 @@ def restorer(
     codec: CodecFile = None,
     guide: GuideFile = None,
 ) -> None:
-    """Training of the restoration head on degraded photographs, a third of them decoded from streams.
+    """Training of the restoration head on degraded photographs, half of them decoded from streams.
 
     Codec and guide stay as they are.
     """
@@ -236,7 +236,7 @@ def restorer(
         import torch
 
         from llicm_cli.models.restorer import Restorer, RestorerConfig
-        from llicm_cli.models.weights import load_codec, load_guide, load_restorer, save_network
+        from llicm_cli.models.weights import load_codec, load_guide, load_restorer, network_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
         from llicm_cli.training.restorer import LARGEST, train_restorer
@@ -251,7 +251,7 @@ def restorer(
         frozen = eyes, load_codec(codec).codec
         model, run = train_restorer(model, *frozen, *photos, real, options)
     _write_card(
-        "restorer", output, save_network(output, "restorer.", model, model.config), options, run, data,
+        "restorer", output, network_file("restorer.", model, model.config), options, run, data,
         photos, model.config, model, start_from, "root mean squared error, weighed by class",
         pairs=[card.short(p) for p in pairs or []],
     )  # fmt: skip
@@ -281,7 +281,9 @@ def joint(
     checkpoint: Checkpoint = Path("runs/joint.pt"),
     resume: Resume = False,
     save_every: SaveEvery = 5,
-    batch: Annotated[int, typer.Option(min=4, help="Crops a step.")] = 14,
+    batch: Annotated[
+        int, typer.Option(min=4, help="Crops of 128x128 a step; three of 192x192 come on top.")
+    ] = 14,
     muon_rate: MuonRate = 0.003,
     adam_rate: AdamRate = 5e-4,
     ema_decay: EmaDecay = 0.998,
@@ -300,8 +302,8 @@ def joint(
     with _options("joint", files[0], steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.perceptual import SqueezeNetDistance
-        from llicm_cli.models.weights import folder, load_guide, load_restorer, save_network
-        from llicm_cli.training.codec import load_trained, save
+        from llicm_cli.models.weights import folder, load_guide, load_restorer, network_file
+        from llicm_cli.training.codec import load_trained, weights_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
         from llicm_cli.training.joint import CROP, Joint, Weights, train_joint
@@ -318,14 +320,11 @@ def joint(
         distance = SqueezeNetDistance(perceptual) if perceptual else None
         both, run = train_joint(both, eyes, *photos, real, weights, options, distance)
     loss = "alpha D + beta R + gamma E, see training/joint.py"
-    hashes = (
-        save(files[0], both.coder),
-        save_network(files[1], "restorer.", both.restorer, both.restorer.config),
-    )
+    written = weights_file(both.coder), network_file("restorer.", both.restorer, both.restorer.config)
     networks = both.coder.codec, both.restorer
-    for file, sha256, network, before in zip(files, hashes, networks, (codec, restorer), strict=True):
+    for file, made, network, before in zip(files, written, networks, (codec, restorer), strict=True):
         _write_card(
-            "joint", file, sha256, options, run, data, photos, network.config, network, before, loss,
+            "joint", file, made, options, run, data, photos, network.config, network, before, loss,
             pairs=[card.short(p) for p in pairs or []], alpha=alpha, beta=beta, gamma=gamma,
             delta=delta if perceptual else 0,
         )  # fmt: skip

@@ -95,11 +95,10 @@ class CodecModel:
     tables: Tables
 
 
-def save_codec(path: Path, codec: Codec, tables: Tables, training: Mapping[str, Tensor]) -> str:
-    """Write a codec's weights file; returns its SHA-256.
+def codec_file(codec: Codec, tables: Tables, training: Mapping[str, Tensor]) -> bytes:
+    """A codec's weights file.
 
     Args:
-        path: file to write.
         codec: trained networks; floats are stored in half precision, the scale prior as integers.
         tables: range coder tables.
         training: tensors that only further training needs.
@@ -114,31 +113,26 @@ def save_codec(path: Path, codec: Codec, tables: Tables, training: Mapping[str, 
         tensors[f"tables.{name}"] = torch.from_numpy(getattr(tables, name))
     for name, value in training.items():
         tensors[f"training.{name}"] = value.detach().cpu().half()
-    return _write(path, tensors, asdict(codec.config))
+    return _file(tensors, asdict(codec.config))
 
 
-def _write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"config": json.dumps(config)}
-    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return hashlib.sha256(data).hexdigest()
+def _file(tensors: dict[str, Tensor], config: dict[str, Any]) -> bytes:
+    return safetensors.torch.save(
+        {k: v.contiguous() for k, v in tensors.items()}, {"config": json.dumps(config)}
+    )
 
 
-def save_network(path: Path, part: str, network: nn.Module, config: Any) -> str:
-    """Write the weights file of the guide or of the restorer, floats in half precision; returns its SHA-256.
+def network_file(part: str, network: nn.Module, config: Any) -> bytes:
+    """The weights file of the guide or of the restorer, floats in half precision.
 
     Args:
-        path: file to write.
         part: ``guide.`` or ``restorer.``.
         network: what to store.
         config: dataclass that the network is built from.
     """
     state = network.state_dict().items()
     tensors = {part + k: (v.half() if v.is_floating_point() else v).detach().cpu() for k, v in state}
-    return _write(path, tensors, asdict(config))
+    return _file(tensors, asdict(config))
 
 
 def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], bytes]:
@@ -206,7 +200,7 @@ def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tens
 
 
 def _load_network(path: Path, part: str, build: Callable[[dict[str, Any]], Network]) -> tuple[Network, bytes]:
-    """A network that ``save_network`` wrote, built from its configuration, and the file's SHA-256 digest.
+    """A network that ``network_file`` made, built from its configuration, and the file's SHA-256 digest.
 
     Raises:
         ModelError: missing, damaged, or of another kind.

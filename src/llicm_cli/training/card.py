@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import re
 import shlex
@@ -11,6 +12,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from llicm_cli.image_io import write_file
 
 
 def _git_revision() -> str:
@@ -45,8 +48,16 @@ def read(weights: Path) -> dict[str, Any]:
     return card
 
 
-def write(weights: Path, sha256: str, facts: dict[str, Any]) -> None:
-    """Write the card of ``weights``: its hash, ``facts``, the date and the versions in use."""
+def write(weights: Path, data: bytes, facts: dict[str, Any]) -> str:
+    """Write a weights file and its card: its hash, ``facts``, the date and the versions in use.
+
+    Returns:
+        The SHA-256 of the weights.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
     card = {
         "sha256": sha256,
         "model_id": sha256[:8],
@@ -56,4 +67,6 @@ def write(weights: Path, sha256: str, facts: dict[str, Any]) -> None:
         "torch": version("torch"),
         "compressai": version("compressai"),
     }
-    weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    write_file(weights, data, overwrite=True)
+    write_file(weights.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode(), overwrite=True)
+    return sha256

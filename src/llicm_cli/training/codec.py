@@ -28,7 +28,7 @@ from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
 from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
-from llicm_cli.models.weights import load_codec_networks, save_codec
+from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
 from llicm_cli.training.loop import Options, Run
@@ -132,13 +132,13 @@ def _coder_tables(model: TrainedCodec) -> Tables:
     )
 
 
-def save(path: Path, model: TrainedCodec) -> str:
-    """Write the weights file of a trained model; returns its SHA-256."""
+def weights_file(model: TrainedCodec) -> bytes:
+    """The weights file of a trained model."""
     model = model.cpu().eval()
     with torch.no_grad():
         tables = _coder_tables(model)
     hyper_prior = {f"hyper_prior.{k}": v for k, v in model.hyper_prior.named_parameters()}
-    return save_codec(path, model.codec, tables, hyper_prior)
+    return codec_file(model.codec, tables, hyper_prior)
 
 
 def load_trained(path: Path) -> TrainedCodec:

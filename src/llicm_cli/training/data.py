@@ -19,7 +19,7 @@ VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
 def find_photos(folders: Iterable[Path]) -> list[Path]:
     """All picture files below the folders, sorted by path."""
     known = Image.registered_extensions()
-    found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known}
+    found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file()}
     if not found:
         raise UsageError("no pictures found in the training folders")
     return sorted(found)
@@ -50,7 +50,7 @@ class Crops:
         for path in paths:
             try:
                 picture = read_image(path.read_bytes())[0].convert("RGB")
-            except InputError as error:
+            except (InputError, OSError) as error:
                 raise InputError(f"{path}: {error}") from error
             for copy in (picture, picture.reduce(2)):
                 if min(copy.size) >= smallest:

@@ -87,7 +87,7 @@ def train_joint(
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
         weights: of the terms of the loss.
-        options: see ``Options``; ``batch`` counts crops of 128x128.
+        options: see ``Options``; ``batch`` counts crops of 128x128, not the plain ones.
         distance: the perceptual one; without it, ``delta`` has no meaning.
 
     Returns:
