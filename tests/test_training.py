@@ -18,7 +18,7 @@ from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError
 from llicm_cli.models.codec import Codec, CodecConfig
 from llicm_cli.models.weights import folder, load_codec, read_parts
-from llicm_cli.training.codec import TrainedCodec, start_from_principal_components
+from llicm_cli.training.codec import TrainedCodec, distortion, start_from_principal_components
 from llicm_cli.training.loop import learning_rate_factor
 
 Llicm = Callable[..., Result]
@@ -173,3 +173,12 @@ def test_damaged_weights_are_one_clear_error(tmp_path: Path):
 def test_positions_span_the_range_of_lambda():
     lambdas = torch.tensor([0.001, 0.01, 0.1])
     assert Codec.position(lambdas).tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)
+
+
+def test_distortion_counts_lost_structure_beyond_squared_error():
+    x = coding.to_unit(pipeline.to_pixels(photograph("astronaut")))[None, :, :128, :128].clamp(0.1, 0.9)
+    torch.manual_seed(0)
+    offset, noise = torch.full_like(x, 0.05), 0.05 * torch.randn(x.shape).sign()
+    assert float(distortion(x, x)) < 1e-6
+    brighter, noisy = float(distortion(x + offset, x)), float(distortion(x + noise, x))
+    assert noisy > 1.5 * brighter > 0
