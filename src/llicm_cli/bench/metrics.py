@@ -8,7 +8,6 @@ a folder, LPIPS needs the package ``lpips`` and its backbone in torch's cache, `
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,6 +23,7 @@ from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe
 from llicm_cli.coding import to_unit
 from llicm_cli.errors import InputError, UsageError
+from llicm_cli.models import perceptual
 from llicm_cli.models.perceptual import SMALLEST, SqueezeNetDistance
 from llicm_cli.pipeline import to_pixels
 
@@ -92,13 +92,9 @@ def ssim(a: Image.Image, b: Image.Image) -> float | None:
 
 def ms_ssim(a: Image.Image, b: Image.Image) -> float | None:
     """MS-SSIM (Wang et al., 2003), mean over R, G and B."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about how the package is written
-        import pytorch_msssim
-
     if min(a.size) < SMALLEST_MS_SSIM:
         return None
-    return float(pytorch_msssim.ms_ssim(_tensor(a), _tensor(b), data_range=1.0))
+    return float(perceptual.ms_ssim(_tensor(a), _tensor(b), data_range=1.0))
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the results on stdou
 
 
 def _require_packages() -> None:
-    for name in ("bjontegaard", "matplotlib", "pytorch_msssim", "skimage"):
+    for name in ("bjontegaard", "matplotlib", "skimage"):
         if find_spec(name) is None:
             raise UsageError(f"llicm bench needs the package {name}: install llicm[bench]")
 

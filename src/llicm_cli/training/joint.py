@@ -109,7 +109,7 @@ def train_joint(
         rpo, rdo = round(count * RPO_SHARE), round(count * RDO_SHARE)
         coded = rpo + rdo
         x, clean, labels, tone = degraded.batch(count, CROP, AROUND)
-        as_it_is = slice(rpo, rpo + (rdo + 1) // 2)  # the codec's own business: clean photographs
+        as_it_is = slice(rpo, rpo + (rdo + 1) // 2)  # clean photographs, which the head is to leave alone
         x[as_it_is], labels[as_it_is] = clean[as_it_is], CLASSES.index(CLEAN)
         tone[as_it_is] = tones(x[as_it_is])
         plain = degraded.crops.batch(PLAIN, PLAIN_CROP)
