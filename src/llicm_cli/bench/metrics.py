@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_msssim
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,7 +24,6 @@ from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe
 from llicm_cli.coding import to_unit
 from llicm_cli.errors import InputError, UsageError
-from llicm_cli.models import perceptual
 from llicm_cli.models.perceptual import SMALLEST, SqueezeNetDistance
 from llicm_cli.pipeline import to_pixels
 
@@ -94,7 +94,7 @@ def ms_ssim(a: Image.Image, b: Image.Image) -> float | None:
     """MS-SSIM (Wang et al., 2003), mean over R, G and B."""
     if min(a.size) < SMALLEST_MS_SSIM:
         return None
-    return float(perceptual.ms_ssim(_tensor(a), _tensor(b), data_range=1.0))
+    return float(pytorch_msssim.ms_ssim(_tensor(a), _tensor(b), data_range=1.0))
 
 
 @torch.inference_mode()

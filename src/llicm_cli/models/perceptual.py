@@ -1,5 +1,4 @@
-"""Perceptual measures, for benchmarks and as terms of training: MS-SSIM (Wang et al., 2003), as the package
-pytorch_msssim has it, and a deep distance on the features of SqueezeNet 1.1.
+"""A deep perceptual distance on the features of SqueezeNet 1.1, for benchmarks and as a term of training.
 
 The features (torchvision's layer names, trained on ImageNet) are read from a file; they are no part of the
 program, and nothing that encodes, decodes or restores needs them.
@@ -7,7 +6,6 @@ program, and nothing that encodes, decodes or restores needs them.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import safetensors
@@ -17,10 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.errors import InputError
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of torch, about how the package is written
-    from pytorch_msssim import ms_ssim as ms_ssim
 
 LAYERS = (1, 4, 7, 9, 10, 11, 12)  # of torchvision's features: after each change of resolution
 SMALLEST = 32  # pixels a side

@@ -14,24 +14,28 @@ CompressAI's ``EntropyBottleneck``.
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from compressai._CXX import pmf_to_quantized_cdf
-from compressai.entropy_models import EntropyBottleneck
+from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
 from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
-from llicm_cli.models.perceptual import ms_ssim
 from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
 from llicm_cli.training.loop import Options, Run
+
+with warnings.catch_warnings():  # of its own dependencies, which are no business of our users
+    warnings.simplefilter("ignore")
+    from compressai._CXX import pmf_to_quantized_cdf
+    from compressai.entropy_models import EntropyBottleneck
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 STRUCTURE_SHARE = 0.35  # of MS-SSIM in the distortion
