@@ -14,6 +14,7 @@ from PIL import Image
 import llicm_cli
 from llicm_cli import bitstream, coding, pipeline, refine
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
+from llicm_cli.models.distortion import distortion
 
 
 def test_rate_and_quality_rise_with_lambda(photo: Image.Image):
@@ -81,8 +82,9 @@ def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatc
 
 def cost(stream: bytes, picture: Image.Image, lmbda: float) -> float:
     """What an encoder is to minimise, a pixel."""
-    error = np.asarray(llicm_cli.decode(stream), dtype=float) - np.asarray(picture)
-    return 8 * len(stream) / (picture.width * picture.height) + lmbda * float(np.square(error).mean())
+    shown, wanted = (coding.to_unit(pipeline.to_pixels(p))[None] for p in (llicm_cli.decode(stream), picture))
+    error = float(distortion(shown, wanted))
+    return 8 * len(stream) / (picture.width * picture.height) + lmbda * 255**2 * error
 
 
 def test_effort_pays_in_the_same_format(photo: Image.Image, monkeypatch: pytest.MonkeyPatch):

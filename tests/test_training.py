@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from conftest import Result, photograph, psnr
 from PIL import Image
 
 from llicm_cli import bitstream, coding, pipeline
-from llicm_cli.errors import ModelError
-from llicm_cli.models.codec import Codec, CodecConfig
-from llicm_cli.models.weights import folder, load_codec, read_parts
-from llicm_cli.training.codec import TrainedCodec, distortion, start_from_principal_components
+from llicm_cli.errors import ModelError, UsageError
+from llicm_cli.models.codec import PATCH, Codec, CodecConfig
+from llicm_cli.models.distortion import distortion
+from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
+from llicm_cli.training.codec import TrainedCodec, start_from_principal_components, take_over, weights_file
 from llicm_cli.training.loop import learning_rate_factor
 
 Llicm = Callable[..., Result]
@@ -70,12 +73,72 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
     model = load_codec(weights)
     with torch.inference_mode():
         payload, crc = coding.encode_pixels(
-            model, partial(pipeline.to_pixels, crop), crop.height, crop.width, 50_000
+            model, partial(pipeline.to_pixels, crop), crop.height, crop.width, 50_000, rpo=False
         )
         stream = bitstream.Stream(*crop.size, "RGB", 50_000, model.id, payload, crc)
         pixels = coding.decode_pixels(model, stream)
     decoded = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     assert psnr(crop, decoded) > 20
+
+
+@pytest.fixture
+def shaken() -> TrainedCodec:
+    """A model whose blocks all matter: zero starts would hide what lies before them."""
+    torch.manual_seed(0)
+    model = TrainedCodec(SMALL)
+    for parameter in model.codec.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+def test_a_grown_model_codes_as_before(shaken: TrainedCodec):
+    grown = TrainedCodec(replace(SMALL, fine_blocks=2, coarse_blocks=3))
+    x, t = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
+    take_over(grown, shaken)
+    with torch.no_grad():
+        for rpo in (False, True):
+            a, b = (m.codec(x, t, "chosen", rpo) for m in (shaken, grown))
+            assert all(torch.equal(*pair) for pair in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [{"coarse_blocks": 0}, {"latent": 64}, {"prior": 8}])
+def test_a_model_does_not_shrink(shaken: TrainedCodec, sizes: dict[str, int]):
+    with pytest.raises(UsageError, match="do not fit"):
+        take_over(TrainedCodec(replace(SMALL, **sizes)), shaken)
+
+
+def test_weights_older_than_the_blocks_for_rpo_decode_as_before(shaken: TrainedCodec, tmp_path: Path):
+    path = tmp_path / "codec.safetensors"
+    path.write_bytes(weights_file(shaken))
+    tensors = safetensors.torch.load_file(path)
+    older = {name: value for name, value in tensors.items() if "_rpo." not in name}
+    assert len(older) < len(tensors)
+    safetensors.torch.save_file(older, path, {"config": json.dumps(asdict(SMALL))})
+    new, old = shaken.codec.half().float(), load_codec_networks(path)[0]
+    y, t = torch.randn(1, SMALL.latent, 4, 4), torch.tensor([0.5])
+    with torch.no_grad():
+        as_rpo, as_rdo = (old.decode_latents(y, t, rpo) for rpo in (True, False))
+        assert torch.equal(as_rpo, as_rdo) and torch.equal(as_rdo, new.decode_latents(y, t, rpo=False))
+
+
+def test_transforms_reach_no_farther_than_bands_overlap():
+    torch.manual_seed(0)
+    shipped = load_codec().codec.config
+    narrow = replace(shipped, latent=8, fine=8, coarse=8, hyper=8, prior=8, context=8, scale=8)
+    codec = TrainedCodec(narrow).codec
+    for parameter in codec.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    t, row = torch.tensor([0.5]), 20
+    for rpo in (False, True):
+        x = torch.rand(1, 3, 16 * 41, 32, requires_grad=True)
+        y = torch.randn(1, 8, 41, 2, requires_grad=True)
+        codec.analyse(x, t, rpo)[:, :, row].sum().backward()
+        codec.decode_latents(y, t, rpo)[:, :, 16 * row : 16 * (row + 1)].square().sum().backward()
+        for given, side, margin in ((x, PATCH, coding.MARGIN), (y, 1, coding.SYNTHESIS_MARGIN)):
+            assert given.grad is not None
+            reached = given.grad.abs().sum((0, 1, 3)).nonzero().flatten() // side
+            assert row - margin <= reached.min() < row - 4
+            assert row + 4 < reached.max() <= row + margin
 
 
 def test_the_start_is_a_transform_codec(crop: Image.Image):
@@ -84,20 +147,18 @@ def test_the_start_is_a_transform_codec(crop: Image.Image):
     x = coding.to_unit(pipeline.to_pixels(crop))[None, :, :128, :128]
     start_from_principal_components(model.codec, torch.cat([x, x.flip(3), x.flip(2), x.transpose(2, 3)]))
     with torch.no_grad():
-        x_hat, bpp = model(x, torch.tensor([1.0]), "chosen")
+        x_hat, bpp = model(x, torch.tensor([1.0]), "chosen", rpo=False)
     assert -10 * torch.log10((x - x_hat).square().mean()) > 22
     assert 0 < bpp < 6
 
 
-def test_gradients_reach_every_network():
-    torch.manual_seed(0)
-    model = TrainedCodec(SMALL)
-    for parameter in model.codec.parameters():  # zero starts would hide what lies before them
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    x_hat, bpp = model(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy")
-    (bpp.mean() + x_hat.square().mean()).backward()
-    dead = [n for n, p in model.codec.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert dead == []
+@pytest.mark.parametrize("rpo", [False, True])
+def test_gradients_reach_every_network(shaken: TrainedCodec, rpo: bool):
+    codec = shaken.codec
+    x_hat, bits, _ = codec(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy", rpo)
+    (bits.mean() + x_hat.square().mean()).backward()
+    dead = {id(p) for p in codec.parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert dead == (set() if rpo else {id(p) for p in codec.rpo_parameters()})
 
 
 def test_learning_rate_rises_holds_and_falls():
@@ -178,7 +239,8 @@ def test_positions_span_the_range_of_lambda():
 def test_distortion_counts_lost_structure_beyond_squared_error():
     x = coding.to_unit(pipeline.to_pixels(photograph("astronaut")))[None, :, :128, :128].clamp(0.1, 0.9)
     torch.manual_seed(0)
-    offset, noise = torch.full_like(x, 0.05), 0.05 * torch.randn(x.shape).sign()
+    coarse = torch.randn(1, 3, 64, 64).sign()  # of two pixels a side
+    offset, noise = torch.full_like(x, 0.05), 0.05 * F.interpolate(coarse, scale_factor=2)
     assert float(distortion(x, x)) < 1e-6
     brighter, noisy = float(distortion(x + offset, x)), float(distortion(x + noise, x))
     assert noisy > 1.5 * brighter > 0

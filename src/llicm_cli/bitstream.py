@@ -7,7 +7,8 @@ All integers are unsigned and little-endian. A file is
     4       1     version, 1
     5       1     colour: 0 = grey (one channel), 1 = RGB
     6       1     objective the encoder worked for: 0 = rate-distortion (rdo), a faithful copy;
-                  1 = rate-perception (rpo), made to be restored; others are reserved
+                  1 = rate-perception (rpo), made to be restored; others are reserved. The
+                  synthesis has blocks of its own for rpo (see ``models.codec``)
     7       1     reserved, 0
     8       4     width in pixels, not 0
     12      4     height in pixels, not 0; unless told otherwise a reader refuses more than 32768 a side

@@ -46,7 +46,8 @@ from llicm_cli.tables import Tables
 
 BAND_PIXELS = 2**22
 STREAM_SYMBOLS = 2**21
-MARGIN = 8  # latents; no transform reaches farther (128 pixels)
+MARGIN = 8  # latents; analysis and hyper transforms reach no farther (128 pixels)
+SYNTHESIS_MARGIN = 10  # latents; the synthesis reaches no farther
 CONTEXT_MARGIN = 2  # latents; the context models reach one, and bands start at even rows
 
 
@@ -230,11 +231,11 @@ class _Reader:
 
 
 def encode_pixels(
-    model: CodecModel, rows: Rows, height: int, width: int, rate: int, effort: int = 0
+    model: CodecModel, rows: Rows, height: int, width: int, rate: int, rpo: bool, effort: int = 0
 ) -> tuple[bytes, int]:
     """Code a picture of height x width pixels -> (payload, symbol checksum).
 
-    ``effort``: rounds of ``refine.refine``.
+    ``rpo``: whether that is the objective; ``effort``: rounds of ``refine.refine``.
     """
     codec, t = model.codec, position(rate)
     h, w = -(-height // PATCH), -(-width // PATCH)
@@ -249,7 +250,7 @@ def encode_pixels(
     y = torch.empty(codec.config.latent, h, w)
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
-        y[:, top:bottom] = codec.analyse(read(first, last), t)[0, :, top - first : bottom - first]
+        y[:, top:bottom] = codec.analyse(read(first, last), t, rpo)[0, :, top - first : bottom - first]
     z_hat = torch.empty(codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
     for top, bottom in places:
         first, last = _wider(top, bottom, MARGIN, h)
@@ -258,7 +259,7 @@ def encode_pixels(
         z_hat[:, cells] = z[:, : cells.stop - cells.start].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)
     worth = SQUARED_ERROR_BITS
     if effort:
-        refine.refine(model, read, y, z_hat, rate, t, effort)
+        refine.refine(model, read, y, z_hat, rate, t, rpo, effort)
         worth = refine.SQUARED_ERROR_BITS
     writer = _Writer(model.tables, len(places) > 1)
     writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
@@ -301,9 +302,9 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
     del latents  # its symbols take half as much memory as y
     shown = torch.empty(stream.height, stream.width, 3, dtype=torch.uint8).permute(2, 0, 1)
     for top, bottom in places:
-        first, last = _wider(top, bottom, MARGIN, h)
+        first, last = _wider(top, bottom, SYNTHESIS_MARGIN, h)
         y_hat = y[None, :, first:last].contiguous(memory_format=torch.channels_last)
-        x_hat = codec.decode_latents(y_hat, t)[0]
+        x_hat = codec.decode_latents(y_hat, t, stream.objective == "rpo")[0]
         rows = slice(top * PATCH, min(bottom * PATCH, stream.height))
         start = rows.start - first * PATCH
         shown[:, rows] = to_bytes(x_hat[:, start : start + rows.stop - rows.start, : stream.width])

@@ -18,7 +18,7 @@ from llicm_cli.coding import Rows, decode_pixels, encode_pixels, position, to_by
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.image_io import EXIF_MARK, INFO, open_unlimited
 from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source, tones
-from llicm_cli.models.weights import load_codec, load_guide, load_restorer
+from llicm_cli.models.weights import check_pair, load_codec, load_guide, load_restorer
 from llicm_cli.tasks import AUTO, CLASSES, CLEAN, NONE, check_task, parse_tasks
 from llicm_cli.tiling import in_tiles
 from llicm_cli.version import __version__
@@ -70,7 +70,7 @@ def _encode_at(image: Image.Image, rows: Rows, rate: int, objective: str, effort
     """Code what ``_to_code`` gave, with what else a picture has."""
     model = load_codec()
     alpha, metadata = _pack_alpha(image), _metadata(image)
-    payload, crc = encode_pixels(model, rows, image.height, image.width, rate, effort)
+    payload, crc = encode_pixels(model, rows, image.height, image.width, rate, objective == "rpo", effort)
     colour = "grey" if _is_grey(image) else "RGB"
     return bitstream.write(
         Stream(*image.size, colour, rate, model.id, payload, crc, objective, alpha, metadata)
@@ -152,8 +152,8 @@ def encode(
     Args:
         image: mode L, LA, RGB or RGBA, 8 bits a channel, of any size. Transparency is kept without
             loss, and so are ``icc_profile``, ``exif`` and ``xmp`` (bytes) in its ``info``.
-        lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * MSE``
-            (CompressAI's convention): larger means better and larger.
+        lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * D``, D of
+            ``models.distortion`` (CompressAI's convention): larger means better and larger.
         objective: ``rdo``, a faithful copy of the picture as it is; or ``rpo``, an estimate of the clean
             picture behind it: where the source is seen through a disturbance and error is squared, the best
             encoder first estimates the source and then codes the estimate (Dobrushin and Tsybakov, 1962;
@@ -274,11 +274,7 @@ def _restore(
         hole: for inpaint: bool (H, W), what to replace; nothing else is then changed.
     """
     guide, head = load_guide(), head or load_restorer()
-    if guide.id != head.config.guide:
-        raise ModelError(
-            f"the head was trained with guide {head.config.guide}, the installed one is {guide.id}: "
-            "train a head for this guide"
-        )
+    check_pair(guide, head)
     prompts = guide.prompts()
     for task in tasks:
         filled = hole if task == "inpaint" else None

@@ -1,14 +1,15 @@
 """Encoder-side search: latents refined for one picture, for the same decoder and format (``--effort``).
 
 The analysis guesses latents that are good on average over pictures. Here they are moved, a few rounds long,
-by the gradient of what the picture really costs, ``bits + lambda * 255**2 * squared error``, as in Campos et
+by the gradient of what the picture really costs, ``bits + lambda * 255**2 * distortion``, as in Campos et
 al. (CVPR workshops, 2019) and Yang et al. (NeurIPS 2020). Symbols are chosen anew in each round, with the
 encoder's own rule, and the gradient is taken at what a decoder would see of them, so that nothing stands in
 for rounding. With ``y`` the latents, ``y_hat`` what is decoded, ``g`` the gradient at ``y_hat``, a round is
 
     y <- y - share * (g / CURVATURE - (y_hat - y))
 
-which rests where the squared rounding error, times ``CURVATURE / 2``, describes the cost around ``y_hat``.
+with ``g / CURVATURE`` a quantisation step at most; it rests where the squared rounding error, times
+``CURVATURE / 2``, describes the cost around ``y_hat``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from llicm_cli.models.codec import HYPER, PATCH, Codec
+from llicm_cli.models.distortion import distortion
 from llicm_cli.models.entropy import (
     CERTAIN_ZERO_BELOW,
     choose_symbols,
@@ -58,7 +60,14 @@ def _choose(
 
 
 def _cost(
-    codec: Codec, y_hat: Tensor, means: Tensor, unit: Tensor, indices: list[Tensor], t: Tensor, x: Tensor
+    codec: Codec,
+    y_hat: Tensor,
+    means: Tensor,
+    unit: Tensor,
+    indices: list[Tensor],
+    t: Tensor,
+    rpo: bool,
+    x: Tensor,
 ) -> Tensor:
     """Bits of later latents, whose means depend on ``y_hat``, and price of the decoded picture's error."""
     prior, first = codec.mean_prior, codec.mean_prior.first(means)
@@ -72,13 +81,13 @@ def _cost(
             spent = gaussian_bits(y_hat.detach() - mean, scale_of(index))
             bits = bits + torch.where(coded, spent, 0).sum()
         earlier = earlier | mask
-    error = (codec.decode_latents(y_hat[None], t) - x).square().mean(1).sum()
+    error = distortion(codec.decode_latents(y_hat[None], t, rpo), x)[0] * x.shape[2] * x.shape[3]
     return bits + Codec.lambda_at(t)[0] * 255**2 * error
 
 
 @torch.inference_mode(False)  # no gradient can pass its tensors
 def _refine_tile(
-    model: CodecModel, x: Tensor, y: Tensor, z_hat: Tensor, rate: int, t: Tensor, rounds: int
+    model: CodecModel, x: Tensor, y: Tensor, z_hat: Tensor, rate: int, t: Tensor, rpo: bool, rounds: int
 ) -> Tensor:
     codec = model.codec
     x, y, z_hat, t = x.clone(), y.clone(), z_hat.clone(), t.clone()
@@ -92,8 +101,8 @@ def _refine_tile(
             y_hat, indices = _choose(model, y, means, scales, unit, rate)
         with torch.enable_grad():
             y_hat.requires_grad_()
-            (g,) = torch.autograd.grad(_cost(codec, y_hat, means, unit, indices, t, x), y_hat)
-        y = y - share * (g / CURVATURE - (y_hat.detach() - y))
+            (g,) = torch.autograd.grad(_cost(codec, y_hat, means, unit, indices, t, rpo, x), y_hat)
+        y = y - share * ((g / CURVATURE).clamp(-1, 1) - (y_hat.detach() - y))
     return y
 
 
@@ -104,6 +113,7 @@ def refine(
     z_hat: Tensor,
     rate: int,
     t: Tensor,
+    rpo: bool,
     rounds: int,
 ) -> None:
     """Refine the latents of a picture in place, tile by tile, so that memory is bounded.
@@ -115,6 +125,7 @@ def refine(
         z_hat: (Z, ceil(h/4), ceil(w/4)), rounded; stays as it is.
         rate: rate index of the stream.
         t: its rate position, (1,).
+        rpo: whether that is its objective.
         rounds: how often; each takes about twice as long as coding without them.
     """
     height, width = y.shape[1:]
@@ -125,6 +136,6 @@ def refine(
             start, end = max(0, left - MARGIN), min(width, left + TILE + MARGIN)
             x = band[..., start * PATCH : end * PATCH].contiguous(memory_format=torch.channels_last)
             cells = z_hat[:, first // HYPER : -(-last // HYPER), start // HYPER : -(-end // HYPER)]
-            better = _refine_tile(model, x, latents[:, :, start:end], cells, rate, t, rounds)
+            better = _refine_tile(model, x, latents[:, :, start:end], cells, rate, t, rpo, rounds)
             core = better[:, top - first :, left - start :][:, :TILE, :TILE]
             y[:, top : top + TILE, left : left + TILE] = core

@@ -141,7 +141,7 @@ def codec(
     network = model.codec
     _write_card(
         "codec", output, weights_file(model), options, run, data, photos, network.config, network, start_from,
-        "(bpp + lambda 255^2 D) / sqrt(lambda 255^2), lambda log-uniform; D: see training/codec.py",
+        "(bpp + lambda 255^2 D) / sqrt(lambda 255^2), lambda log-uniform; D: see models/distortion.py",
     )  # fmt: skip
 
 
@@ -260,18 +260,14 @@ def restorer(
 @app.command()
 def joint(
     data: Data,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for codec.safetensors, restorer.safetensors.")
-    ],
+    output: Output,
     pairs: RealPairs = None,
-    alpha: Annotated[
-        float, typer.Option(min=0, help="Weight of the plain decoded picture's error (rpo).")
-    ] = 0.3,
+    alpha: Annotated[float, typer.Option(min=0, help="Weight of the plain decoded picture's error.")] = 0.3,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
-    gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error (rpo).")] = 0.7,
+    gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error.")] = 0.7,
     delta: Annotated[
         float, typer.Option(min=0, help="Weight of the restored picture's perceptual distance.")
-    ] = 0.01,
+    ] = 0.02,
     perceptual: Annotated[
         Path | None, typer.Option(help="SqueezeNet 1.1 features (safetensors), for that distance.")
     ] = None,
@@ -281,9 +277,7 @@ def joint(
     checkpoint: Checkpoint = Path("runs/joint.pt"),
     resume: Resume = False,
     save_every: SaveEvery = 5,
-    batch: Annotated[
-        int, typer.Option(min=4, help="Crops of 128x128 a step; three of 192x192 come on top.")
-    ] = 14,
+    batch: Annotated[int, typer.Option(min=1, help="Crops of 128x128 a step.")] = 14,
     muon_rate: MuonRate = 0.003,
     adam_rate: AdamRate = 5e-4,
     ema_decay: EmaDecay = 0.998,
@@ -294,37 +288,32 @@ def joint(
         Path | None, typer.Option("--restorer", help="Weights of the head, if not the shipped ones.")
     ] = None,
 ) -> None:
-    """Rate-perception training: codec and head together, through each other.
+    """Rate-perception training: the codec, through the head behind it.
 
-    All networks but the guide are trained on alpha * D + beta * R + gamma * E.
+    What serves streams of objective rpo is trained on alpha * D + beta * R + gamma * E; the rest of the
+    codec, the guide and the head stay as they are.
     """
-    files = output / "codec.safetensors", output / "restorer.safetensors"
-    with _options("joint", files[0], steps, minutes, device, checkpoint, resume, save_every, batch,
+    with _options("joint", output, steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.perceptual import SqueezeNetDistance
-        from llicm_cli.models.weights import folder, load_guide, load_restorer, network_file
+        from llicm_cli.models.weights import check_pair, folder, load_guide, load_restorer
         from llicm_cli.training.codec import load_trained, weights_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
-        from llicm_cli.training.joint import CROP, Joint, Weights, train_joint
+        from llicm_cli.training.joint import CROP, Weights, train_joint
 
         codec = codec or folder() / "codec.safetensors"
-        restorer = restorer or folder() / "restorer.safetensors"
-        check_output(files[1], overwrite=True)
         photos = split(find_photos(data))
         real = parse_pairs(pairs or [], options.device, CROP)
-        eyes, head = load_guide(guide), copy.deepcopy(load_restorer(restorer))
-        head.config = replace(head.config, guide=eyes.id)
-        both = Joint(load_trained(codec), head)
+        eyes, head = load_guide(guide), load_restorer(restorer)
+        check_pair(eyes, head)
         weights = Weights(alpha, beta, gamma, delta)
         distance = SqueezeNetDistance(perceptual) if perceptual else None
-        both, run = train_joint(both, eyes, *photos, real, weights, options, distance)
-    loss = "alpha D + beta R + gamma E, see training/joint.py"
-    written = weights_file(both.coder), network_file("restorer.", both.restorer, both.restorer.config)
-    networks = both.coder.codec, both.restorer
-    for file, made, network, before in zip(files, written, networks, (codec, restorer), strict=True):
-        _write_card(
-            "joint", file, made, options, run, data, photos, network.config, network, before, loss,
-            pairs=[card.short(p) for p in pairs or []], alpha=alpha, beta=beta, gamma=gamma,
-            delta=delta if perceptual else 0,
-        )  # fmt: skip
+        networks = load_trained(codec), head, eyes
+        model, run = train_joint(*networks, *photos, real, weights, options, distance)
+    _write_card(
+        "joint", output, weights_file(model), options, run, data, photos, model.codec.config, model.codec,
+        codec, "alpha D + beta R + gamma E, see training/joint.py", guide=eyes.id, restorer=head.id,
+        pairs=[card.short(p) for p in pairs or []], alpha=alpha, beta=beta, gamma=gamma,
+        delta=delta if perceptual else 0,
+    )  # fmt: skip

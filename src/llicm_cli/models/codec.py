@@ -9,6 +9,9 @@ runs beside each transform: a block transform on 16x16 patches, started from the
 (Karhunen-Loeve), so that training begins with a working transform codec. One model serves every
 rate: learned gains scale the latents (gained VAE, Cui et al., CVPR 2021).
 
+Streams of objective rpo pass a few residual blocks more, in analysis and synthesis, that the joint stage
+trains: what it does for restored pictures costs those that are coded as they are (rdo) nothing.
+
 Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; y (B, C, H/16, W/16); z (B, Z, ceil(H/64),
 ceil(W/64)).
 """
@@ -42,8 +45,8 @@ class CodecConfig:
     latent: int = 320
     fine: int = 128  # width at 1/8 resolution
     coarse: int = 256  # width at 1/16 resolution
-    fine_blocks: int = 3
-    coarse_blocks: int = 3
+    fine_blocks: int = 4
+    coarse_blocks: int = 5
     hyper: int = 128
     prior: int = 192  # width of the hyper transforms
     context: int = 256
@@ -63,13 +66,16 @@ class Analysis(nn.Module):
         self.down = Down(c.fine, c.coarse)
         self.coarse_rate = RateTable(c.anchors, c.coarse)
         self.coarse = nn.Sequential(*(Block(c.coarse) for _ in range(c.coarse_blocks)))
+        self.coarse_rpo = Block(c.coarse)
         self.leave = Pointwise(c.coarse, c.latent, zero=True)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
         x = x - 0.5
         f = self.enter(F.pixel_unshuffle(x, 8)) * self.fine_rate(t).exp()  # (B, fine, H/8, W/8)
-        f = self.down(self.fine(f)) * self.coarse_rate(t).exp()  # (B, coarse, H/16, W/16)
-        return self.linear(F.pixel_unshuffle(x, PATCH)) + self.leave(self.coarse(f))
+        f = self.coarse(self.down(self.fine(f)) * self.coarse_rate(t).exp())  # (B, coarse, H/16, W/16)
+        if rpo:
+            f = self.coarse_rpo(f)
+        return self.linear(F.pixel_unshuffle(x, PATCH)) + self.leave(f)
 
 
 class Synthesis(nn.Module):
@@ -81,14 +87,20 @@ class Synthesis(nn.Module):
         self.enter = Pointwise(c.latent, c.coarse)
         self.coarse_rate = RateTable(c.anchors, c.coarse)
         self.coarse = nn.Sequential(*(Block(c.coarse) for _ in range(c.coarse_blocks)))
+        self.coarse_rpo = Block(c.coarse)
         self.up = Up(c.coarse, c.fine)
         self.fine_rate = RateTable(c.anchors, c.fine)
         self.fine = nn.Sequential(*(Block(c.fine) for _ in range(c.fine_blocks)))
+        self.fine_rpo = Block(c.fine)
         self.leave = Pointwise(c.fine, 3 * 64, zero=True)
 
-    def forward(self, plain: Tensor, normalised: Tensor, t: Tensor) -> Tensor:
+    def forward(self, plain: Tensor, normalised: Tensor, t: Tensor, rpo: bool) -> Tensor:
         f = self.coarse(self.enter(normalised) * self.coarse_rate(t).exp())
+        if rpo:
+            f = self.coarse_rpo(f)
         f = self.fine(self.up(f) * self.fine_rate(t).exp())
+        if rpo:
+            f = self.fine_rpo(f)
         blocks = F.pixel_shuffle(self.linear(plain), PATCH)
         return blocks + F.pixel_shuffle(self.leave(f), 8) + 0.5
 
@@ -149,6 +161,11 @@ def round_straight_through(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
+def is_for_rpo(name: str) -> bool:
+    """Whether a tensor of the codec's, by its name, belongs to the blocks for objective rpo."""
+    return "_rpo." in name
+
+
 class Codec(nn.Module):
     """All networks of the codec and the passes built from them."""
 
@@ -164,6 +181,10 @@ class Codec(nn.Module):
         self.inverse_gain = RateTable(config.anchors, config.latent)
         self.log_spread = nn.Parameter(torch.zeros(config.latent))  # log of each latent's size
 
+    def rpo_parameters(self) -> list[nn.Parameter]:
+        """What serves streams of objective rpo alone."""
+        return [parameter for name, parameter in self.named_parameters() if is_for_rpo(name)]
+
     @staticmethod
     def position(lmbda: Tensor) -> Tensor:
         """Place of lambda between LAMBDA_MIN (0) and LAMBDA_MAX (1) on a logarithmic axis."""
@@ -178,9 +199,9 @@ class Codec(nn.Module):
         """Size of one normalised unit in quantisation steps, (B, C, 1, 1)."""
         return (self.gain(t) + self.log_spread[:, None, None]).exp()
 
-    def analyse(self, x: Tensor, t: Tensor) -> Tensor:
-        """x -> y in quantisation steps, before rounding."""
-        y: Tensor = self.analysis(x, t).float() * self.gain(t).exp()
+    def analyse(self, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
+        """x -> y in quantisation steps, before rounding; ``rpo``: whether that is the objective."""
+        y: Tensor = self.analysis(x, t, rpo).float() * self.gain(t).exp()
         return y
 
     def hyper_latents(self, y: Tensor, t: Tensor) -> Tensor:
@@ -191,23 +212,25 @@ class Codec(nn.Module):
             cells = F.pad(cells, (0, -w % HYPER, 0, -h % HYPER), mode="replicate")
         return self.hyper_analysis(cells, t).float()
 
-    def decode_latents(self, y_hat: Tensor, t: Tensor) -> Tensor:
-        """y_hat (B, C, h, w), in quantisation steps -> x_hat (B, 3, 16h, 16w), not clamped."""
+    def decode_latents(self, y_hat: Tensor, t: Tensor, rpo: bool) -> Tensor:
+        """y_hat (B, C, h, w), in quantisation steps -> x_hat (B, 3, 16h, 16w), not clamped; ``rpo``: whether
+        that is the objective."""
         plain = y_hat * self.inverse_gain(t).exp()
-        return self.synthesis(plain, plain / self.log_spread.exp()[:, None, None], t).float()
+        return self.synthesis(plain, plain / self.log_spread.exp()[:, None, None], t, rpo).float()
 
-    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser, rpo: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Training pass.
 
         Args:
             x: (B, 3, H, W) in 0..1, H and W multiples of 64.
             t: (B,) rate positions.
             quantiser: see ``Quantiser``.
+            rpo: whether that is the objective of the streams.
 
         Returns:
             x_hat (B, 3, H, W), bits of y (B,), z before quantisation (B, Z, H/64, W/64).
         """
-        y = self.analyse(x, t)
+        y = self.analyse(x, t, rpo)
         z = self.hyper_latents(y, t)
         z_hat = round_straight_through(z)
         means = self.mean_prior.body(z_hat)
@@ -233,4 +256,4 @@ class Codec(nn.Module):
             bits = bits + (gaussian_bits(coded, scale) * mask).sum((1, 2, 3))
             y_hat = y_hat + (symbol + mean) * mask
             known = known + symbol.detach() * mask
-        return self.decode_latents(y_hat, t), bits, z
+        return self.decode_latents(y_hat, t, rpo), bits, z

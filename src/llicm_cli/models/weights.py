@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llicm_cli.errors import ModelError
-from llicm_cli.models.codec import Codec, CodecConfig
+from llicm_cli.models.codec import Codec, CodecConfig, is_for_rpo
 from llicm_cli.models.entropy import SCALE_LEVELS
 from llicm_cli.models.exact import ExactScalePrior, quantise, restore
 from llicm_cli.models.restorer import Restorer, RestorerConfig
@@ -162,10 +162,20 @@ def load_codec_networks(path: Path) -> tuple[Codec, dict[str, Tensor]]:
 
 
 def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor]]) -> Codec:
+    """The codec of a weights file; raises ModelError. Files older than the blocks for rpo lack them: there,
+    they are new and change nothing."""
+
+    def build() -> Codec:
+        codec = Codec(CodecConfig(**config))
+        for name, value in codec.state_dict().items():
+            if is_for_rpo(name):
+                state.setdefault(name, value)
+        return codec
+
     try:
         state = {k: v.float() for k, v in parts["codec."].items()}
         state |= {f"scale_prior.{k}": v for k, v in restore(parts["scale_prior."]).items()}
-        return _filled(lambda: Codec(CodecConfig(**config)), config, state)
+        return _filled(build, config, state)
     except Exception as error:  # open_clip raises nearly anything on a foreign configuration
         raise ModelError(f"{path} does not fit this program's networks") from error
 
@@ -225,7 +235,17 @@ def load_guide(path: Path | None = None) -> Guide:
     return guide
 
 
+def check_pair(guide: Guide, head: Restorer) -> None:
+    """Raises ModelError where a head does not know the language of a guide."""
+    if guide.id != head.config.guide:
+        raise ModelError(
+            f"the head was trained with guide {head.config.guide}, the installed one is {guide.id}: "
+            "train a head for this guide"
+        )
+
+
 @cache
+@torch.inference_mode(False)  # the joint stage needs gradients through it
 def load_restorer(path: Path | None = None) -> Restorer:
     """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
     path = path or folder() / "restorer.safetensors"

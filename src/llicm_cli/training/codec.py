@@ -7,25 +7,30 @@ noise. Training through the encoder's real choice of symbols, which prefers zero
 
 Loss of one crop: ``(bpp + lambda * 255**2 * D) / sqrt(lambda * 255**2)``, lambda drawn
 log-uniformly for every crop from the range of the model; the divisor keeps the gradients of all
-rates alike. D is the squared error with a share of MS-SSIM, see ``distortion``. The hyper-latent's prior is
-CompressAI's ``EntropyBottleneck``.
+rates alike. D is the squared error with a share of MS-SSIM, see ``models.distortion``. The
+hyper-latent's prior is CompressAI's ``EntropyBottleneck``.
+
+The blocks for objective rpo are not trained here. They were fitted to the codec of before, so that the joint
+stage is to follow.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.errors import UsageError
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
+from llicm_cli.models.distortion import distortion
 from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
 from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
@@ -38,9 +43,6 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
     from compressai.entropy_models import EntropyBottleneck
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
-STRUCTURE_SHARE = 0.35  # of MS-SSIM in the distortion
-STRUCTURE_UNIT = 0.02  # squared error that one unit of 1 - MS-SSIM is worth: CompressAI's lambdas for either
-STRUCTURE_WINDOW = 7  # pixels; allows crops of 97 pixels and more
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
@@ -55,9 +57,9 @@ class TrainedCodec(nn.Module):
         self.codec = Codec(config)
         self.hyper_prior = EntropyBottleneck(config.hyper)
 
-    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser, rpo: bool) -> tuple[Tensor, Tensor]:
         """x (B, 3, H, W), t (B,) -> x_hat, bits a pixel (B,); arguments as of ``Codec.forward``."""
-        x_hat, bits, z = self.codec(x, t, quantiser)
+        x_hat, bits, z = self.codec(x, t, quantiser, rpo)
         with torch.autocast(x.device.type, enabled=False):
             _, likelihood = self.hyper_prior(z.contiguous(), training=True)
         bits = bits - torch.log2(likelihood).sum((1, 2, 3))
@@ -92,14 +94,6 @@ def start_from_principal_components(codec: Codec, x: Tensor) -> None:
     for table in codec.scale_prior.index_rate:
         assert isinstance(table, RateTable)
         table.rows.copy_(index.clamp(0, 50))
-
-
-def distortion(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W), of 0..1, at least 97 pixels a side -> mean squared error with a share of
-    1 - MS-SSIM (Wang et al., 2003), (B,)."""
-    mse = (x_hat - x).square().mean((1, 2, 3))
-    alike = ms_ssim(x_hat.float(), x.float(), data_range=1.0, size_average=False, win_size=STRUCTURE_WINDOW)
-    return (1 - STRUCTURE_SHARE) * mse + STRUCTURE_SHARE * STRUCTURE_UNIT * (1 - alike)
 
 
 def stratified_positions(count: int, device: torch.device) -> Tensor:
@@ -151,6 +145,22 @@ def load_trained(path: Path) -> TrainedCodec:
     return model
 
 
+def take_over(model: TrainedCodec, known: TrainedCodec) -> None:
+    """Give a model the networks of another one. Residual blocks beyond those of the other stay as they began,
+    without effect, so that a model may grow between two runs.
+
+    Raises:
+        UsageError: the networks are of other sizes.
+    """
+    try:
+        missing, unknown = model.load_state_dict(known.state_dict(), strict=False)
+        fits = not unknown and all(re.search(r"\.(fine|coarse)\.\d", name) for name in missing)
+    except RuntimeError:  # other shapes
+        fits = False
+    if not fits:
+        raise UsageError("the networks to start from do not fit into this program's")
+
+
 def train_codec(
     config: CodecConfig,
     train: list[Path],
@@ -161,11 +171,11 @@ def train_codec(
     """Run the stage.
 
     Args:
-        config: sizes of a new model; not used when ``start_from`` is given.
+        config: sizes of the model.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
         options: see ``Options``.
-        start_from: weights file to go on from, instead of a new model.
+        start_from: weights file to go on from, instead of a new model; see ``take_over``.
 
     Returns:
         The averaged model and the run that made it.
@@ -173,7 +183,9 @@ def train_codec(
     torch.manual_seed(options.seed)
     device = options.device
     crops = Crops(train, device, CROP_LAST, options.seed)
-    model = load_trained(start_from) if start_from else TrainedCodec(config)
+    model = TrainedCodec(config)
+    if start_from:
+        take_over(model, load_trained(start_from))
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not options.resume and not start_from:
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
@@ -185,7 +197,7 @@ def train_codec(
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
         with torch.autocast(device.type, torch.bfloat16):
-            x_hat, bpp = network(x, t, "noisy")
+            x_hat, bpp = network(x, t, "noisy", rpo=False)
         weight = Codec.lambda_at(t) * 255**2
         total = ((bpp + weight * distortion(x_hat, x)) / weight.sqrt()).mean()
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()
@@ -196,7 +208,7 @@ def train_codec(
         for lmbda in VALIDATION_LAMBDAS:
             t = Codec.position(torch.full((len(seen),), lmbda, device=device))
             with torch.autocast(device.type, torch.bfloat16):
-                x_hat, bpp = network(seen, t, "chosen")
+                x_hat, bpp = network(seen, t, "chosen", rpo=False)
             mse = (x_hat.clamp(0, 1) - seen).square().mean((1, 2, 3))
             figures[f"bpp at {lmbda:g}"] = float(bpp.mean())
             figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())

@@ -36,10 +36,11 @@ VALIDATION_LAMBDA = 0.0018
 
 
 @torch.no_grad()
-def through_codec(codec: Codec, x: Tensor, t: Tensor) -> Tensor:
-    """What a decoder would show: (B, 3, H, W), H and W multiples of 64, at rate positions t (B,)."""
+def through_codec(codec: Codec, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
+    """What a decoder would show: (B, 3, H, W), H and W multiples of 64, at rate positions t (B,), coded with
+    objective rpo or rdo."""
     with torch.autocast(x.device.type, torch.bfloat16):
-        x_hat, _, _ = codec(x, t, "chosen")
+        x_hat, _, _ = codec(x, t, "chosen", rpo)
     return x_hat.float().clamp(0, 1)
 
 
@@ -103,14 +104,14 @@ def train_guide(
     codec = codec.to(device).eval()
     low = Codec.position(torch.full((len(seen),), VALIDATION_LAMBDA, device=device))
     compressed = torch.cat(
-        [through_codec(codec, *part) for part in zip(seen.split(22), low.split(22), strict=True)]
+        [through_codec(codec, *part, rpo=False) for part in zip(seen.split(22), low.split(22), strict=True)]
     )
 
     def batch() -> tuple[Tensor, Tensor, Tensor]:
         size = int(clean_crops.rng.choice(CROPS, p=SHARES))
         x, clean, labels, _ = degraded.batch(max(2, options.batch * CROP**2 // size**2), size)
         half = len(x) // 2
-        x[:half] = through_codec(codec, x[:half], torch.rand(half, device=device))
+        x[:half] = through_codec(codec, x[:half], torch.rand(half, device=device), rpo=False)
         return views(x, guide.size, GRID), views(clean, guide.size, GRID), labels
 
     def tower_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:

@@ -168,7 +168,8 @@ def train_restorer(
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             x[:rpo] = prompter.estimate(model, x[:rpo], labels[:rpo], tone[:rpo])
-        x[:coded] = through_codec(codec, x[:coded], t[:coded])
+        x[:rpo] = through_codec(codec, x[:rpo], t[:rpo], rpo=True)
+        x[rpo:coded] = through_codec(codec, x[rpo:coded], t[rpo:coded], rpo=False)
         origin = torch.cat(
             (source(True, True, t[:rpo]), source(True, False, t[rpo:coded]), source(False, False, t[coded:]))
         )
