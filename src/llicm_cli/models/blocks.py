@@ -94,3 +94,8 @@ class RateTable(nn.Module):
         weight = (place - low)[:, None]
         vector = torch.lerp(self.rows[low], self.rows[low + 1], weight)
         return vector[:, :, None, None]
+
+    def amplify(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, channels, H, W) times the exponential of the vectors of t, in the precision of x: under
+        autocast, what follows stays in bf16."""
+        return x * self(t).exp().to(x.dtype)

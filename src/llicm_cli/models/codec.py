@@ -34,7 +34,7 @@ PATCH = 16  # pixels a side of one latent position
 Quantiser = Literal["noisy", "chosen"]
 """How a training pass stands in for quantisation: ``noisy`` decodes rounded symbols (straight-through) but
 counts bits with additive uniform noise (Balle et al., ICLR 2017); ``chosen`` takes the symbols that the
-encoder really sends, through which no gradient can pass."""
+encoder really sends, and is not meant to be trained through."""
 HYPER = 4  # latent positions a side of one hyper-latent position
 
 
@@ -71,8 +71,8 @@ class Analysis(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
         x = x - 0.5
-        f = self.enter(F.pixel_unshuffle(x, 8)) * self.fine_rate(t).exp()  # (B, fine, H/8, W/8)
-        f = self.coarse(self.down(self.fine(f)) * self.coarse_rate(t).exp())  # (B, coarse, H/16, W/16)
+        f = self.fine_rate.amplify(self.enter(F.pixel_unshuffle(x, 8)), t)  # (B, fine, H/8, W/8)
+        f = self.coarse(self.coarse_rate.amplify(self.down(self.fine(f)), t))  # (B, coarse, H/16, W/16)
         if rpo:
             f = self.coarse_rpo(f)
         return self.linear(F.pixel_unshuffle(x, PATCH)) + self.leave(f)
@@ -95,10 +95,10 @@ class Synthesis(nn.Module):
         self.leave = Pointwise(c.fine, 3 * 64, zero=True)
 
     def forward(self, plain: Tensor, normalised: Tensor, t: Tensor, rpo: bool) -> Tensor:
-        f = self.coarse(self.enter(normalised) * self.coarse_rate(t).exp())
+        f = self.coarse(self.coarse_rate.amplify(self.enter(normalised), t))
         if rpo:
             f = self.coarse_rpo(f)
-        f = self.fine(self.up(f) * self.fine_rate(t).exp())
+        f = self.fine(self.fine_rate.amplify(self.up(f), t))
         if rpo:
             f = self.fine_rpo(f)
         blocks = F.pixel_shuffle(self.linear(plain), PATCH)
@@ -117,7 +117,7 @@ class HyperAnalysis(nn.Module):
         )
 
     def forward(self, y: Tensor, t: Tensor) -> Tensor:
-        return self.body(self.enter(y) * self.rate(t).exp())
+        return self.body(self.rate.amplify(self.enter(y), t))
 
 
 class MeanPrior(nn.Module):
@@ -240,20 +240,18 @@ class Codec(nn.Module):
             scales = self.scale_prior.features(z_hat)
         masks = step_masks(y.shape[1], y.shape[2], y.shape[3], y.device)
         unit = self.unit(t)
-        y_hat = torch.zeros_like(y)
-        known = torch.zeros_like(y)
-        bits = torch.zeros(len(y), device=y.device)
-        for step, mask in enumerate(masks):
+        y_hat, residual, index, symbol = (torch.zeros_like(y) for _ in range(4))  # of the steps so far
+        for step, mask in enumerate(masks.contiguous(memory_format=torch.channels_last)):
             mean = self.mean_prior(step, means, first, y_hat / unit).float() * unit
+            residual = torch.where(mask, y - mean, residual)
             with full_precision:
-                scale = scale_of(self.scale_prior.index(step, scales, known, t))
-            residual = y - mean
+                index = torch.where(mask, self.scale_prior.index(step, scales, symbol, t), index)
             if quantiser == "chosen":
-                symbol = choose_symbols(residual, scale)
+                now = choose_symbols(residual, scale_of(index))
             else:
-                symbol = round_straight_through(residual)
-            coded = residual + torch.rand_like(residual) - 0.5 if quantiser == "noisy" else symbol
-            bits = bits + (gaussian_bits(coded, scale) * mask).sum((1, 2, 3))
-            y_hat = y_hat + (symbol + mean) * mask
-            known = known + symbol.detach() * mask
+                now = residual.detach().round()
+            symbol = torch.where(mask, now, symbol)
+            y_hat = torch.where(mask, y + (symbol - residual).detach(), y_hat)
+        error = torch.rand_like(y) - 0.5 if quantiser == "noisy" else (symbol - residual).detach()
+        bits = gaussian_bits(residual + error, scale_of(index)).sum((1, 2, 3))
         return self.decode_latents(y_hat, t, rpo), bits, z
