@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 
 import llicm_cli
 from llicm_cli.image_io import picture_bytes, read_image
-from llicm_cli.models.weights import folder
+from llicm_cli.models.weights import folder, once
 
 Llicm = Callable[..., Result]
 
@@ -125,7 +126,7 @@ def test_an_existing_output_needs_overwrite(llicm: Llicm, picture: Path):
     assert out.read_bytes()[:4] == b"LLIC"
 
 
-@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1"])
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1", "1e308"])
 def test_a_rate_must_be_a_positive_number(llicm: Llicm, picture: Path, value: str):
     assert llicm("encode", picture, "--bpp", value).code == 2
 
@@ -448,3 +449,45 @@ def test_a_fault_of_ours_stops_neither_the_others_nor_says_more_than_a_line(
     monkeypatch.setattr("llicm_cli.pipeline.encode", faulty)
     result = llicm("encode", picture)
     assert result.code == 1 and "oops" in one_line(result)
+
+
+def test_a_name_that_no_file_can_have(llicm: Llicm, picture: Path, tmp_path: Path):
+    impossible = tmp_path / ("x" * 300)
+    result = llicm("encode", picture, "-o", impossible)
+    assert result.code == 6 and "too long" in one_line(result)
+    result = llicm("encode", picture, impossible, "--skip-existing")
+    assert result.code == 3 and picture.with_suffix(".llic").exists(), "one bad name does not stop the others"
+
+
+def test_a_name_that_is_no_text(llicm: Llicm, picture: Path, tmp_path: Path):
+    stream = tmp_path / os.fsdecode(b"caf\xe9.llic")
+    stream.write_bytes(llicm_cli.encode(Image.open(picture)))
+    result = llicm("info", stream)
+    assert result.code == 0 and rb"caf\udce9.llic" in result.stdout
+
+
+def test_without_standard_output(picture: Path):
+    result = subprocess.run(
+        f"{sys.executable} -m llicm_cli encode {picture} -o - >&-", shell=True, capture_output=True, text=True
+    )
+    assert result.returncode == 6 and len(result.stderr.splitlines()) == 1
+
+
+def test_overwriting_keeps_who_may_read(llicm: Llicm, picture: Path):
+    out = picture.with_suffix(".llic")
+    out.touch(0o600)
+    assert llicm("encode", picture, "--overwrite").code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_weights_are_loaded_once_for_all_threads():
+    loaded: list[int] = []
+
+    def load(number: int) -> int:
+        time.sleep(0.05)
+        loaded.append(number)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(once(load), [7] * 4)) == [7] * 4
+    assert loaded == [7]

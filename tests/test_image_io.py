@@ -232,3 +232,32 @@ def test_a_decompression_bomb_is_refused_before_it_unfolds():
 def test_floating_point_pictures_are_refused():
     with pytest.raises(InputError, match="floating"):
         read_image(saved(Image.fromarray(np.zeros((4, 4), dtype=np.float32)), "TIFF"))
+
+
+def test_a_tiff_of_several_pages_is_turned_once(crop: Image.Image):
+    data = saved(crop, "TIFF", save_all=True, append_images=[crop], tiffinfo={0x0112: 6})
+    image, losses = read_image(data)
+    assert np.array_equal(image, crop.rotate(-90, expand=True))
+    assert len(losses) == 1 and "first of 2" in losses[0]
+
+
+def test_pillows_limit_of_pixels_does_not_hold(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for kind in ("TIFF", "PNG", "BMP"):
+        assert np.array_equal(read_image(saved(crop, kind))[0], crop)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_12_bits_of_grey_are_scaled():
+    values = np.array([[0, 16, 2048, 4095]], dtype=np.int64)
+    packed = b"".join(
+        (int(a) << 12 | int(b)).to_bytes(3, "big")
+        for a, b in zip(values[0, ::2], values[0, 1::2], strict=True)
+    )
+    tags = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    folder = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = 8 + len(packed)
+    file = b"II*\0" + struct.pack("<I", start) + packed + struct.pack("<H", len(tags)) + folder + bytes(4)
+    image, losses = read_image(file)
+    assert image.mode == "L" and np.asarray(image).tolist() == [[0, 1, 128, 255]]
+    assert len(losses) == 1 and "8 bits" in losses[0]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import psnr
 from PIL import Image
 
@@ -68,13 +67,13 @@ def test_a_size_must_be_positive(crop: Image.Image):
 
 def test_an_unreachable_target_is_not_searched_for(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
     rates = []
-    encode_at = pipeline._encode_at
+    encode_pixels = pipeline.encode_pixels
 
-    def watched(image: Image.Image, pixels: torch.Tensor, rate: int, *more: Any) -> bytes:
-        rates.append(rate)
-        return encode_at(image, pixels, rate, *more)
+    def watched(*arguments: Any) -> tuple[bytes, int]:
+        rates.append(arguments[4])
+        return encode_pixels(*arguments)
 
-    monkeypatch.setattr(pipeline, "_encode_at", watched)
+    monkeypatch.setattr(pipeline, "encode_pixels", watched)
     with pytest.raises(TargetError):
         llicm_cli.encode_to_size(crop, 100)
     assert len(rates) == 2

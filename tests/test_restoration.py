@@ -143,6 +143,18 @@ def test_strength_goes_from_nothing_to_everything(noisy: Image.Image):
     assert np.abs(full - none).mean() > 5
 
 
+def test_strength_mixes_within_a_mask(crop: Image.Image):
+    mask = Image.new("L", crop.size)
+    mask.paste(255, (40, 40, 70, 80))
+    hole = np.asarray(mask) > 0
+    none, half, full = (
+        np.asarray(llicm_cli.enhance(crop, "inpaint", strength, mask), dtype=int) for strength in (0, 0.5, 1)
+    )
+    assert np.array_equal(none, np.asarray(crop)) and np.array_equal(half[~hole], none[~hole])
+    assert np.abs(2 * half - none - full).max() <= 2
+    assert np.abs(full - none)[hole].mean() > 5
+
+
 def test_a_head_for_another_guide_is_refused(monkeypatch: pytest.MonkeyPatch, crop: Image.Image):
     other = Restorer(RestorerConfig(guide="12345678"))
     monkeypatch.setattr("llicm_cli.pipeline.load_restorer", lambda: other)

@@ -45,6 +45,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llicm_cli.models.codec.CodecConfig", lambda: SMALL)
 
 
+def test_mistakes_are_told_before_anything_starts(llicm: Llicm, photos: Path, tmp_path: Path):
+    for folders, name in (([photos, tmp_path / "phtoos"], "x.safetensors"), ([photos], "x.json")):
+        result = llicm(
+            "train",
+            "codec",
+            *folders,
+            "-o",
+            tmp_path / name,
+            "--checkpoint",
+            tmp_path / "x.pt",
+            "--steps",
+            "1",
+        )
+        assert result.code == 2 and len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("x.*"))
+
+
 @pytest.mark.usefixtures("small")
 def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop: Image.Image):
     weights, state = tmp_path / "out" / "codec.safetensors", tmp_path / "run.pt"

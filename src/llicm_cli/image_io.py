@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import tempfile
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +66,26 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(getattr(error, "strerror", None) or str(error)) from error
 
 
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    """Without Pillow's own limit of pixels, and without its warnings; one thread at a time."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def open_unlimited(data: bytes, formats: list[str]) -> Image.Image:
     """``Image.open`` without Pillow's own limit of pixels; the caller checks the size before loading them.
 
     Raises:
         Exception: nearly anything, as Pillow's readers do on damaged files.
     """
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(io.BytesIO(data), formats=formats)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    with _unlimited():
+        return Image.open(io.BytesIO(data), formats=formats)
 
 
 def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
@@ -101,14 +110,15 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         image = open_unlimited(data, formats)
         if problem := size_problem(*image.size, max_pixels):
             raise InputError(problem)
-        deep = _is_deep(image)  # known only until the pixels are loaded
-        image.load()
-        losses = _losses(image, deep)
+        white, frames = _white(image), getattr(image, "n_frames", 1)  # before the pixels are loaded
+        with _unlimited() if image.format == "TIFF" else nullcontext():  # TIFF alone asks again
+            image.load()
+        losses = _losses(image, white, frames)
         metadata = _metadata(image)
-        turn = TURNS.get(_orientation(image, metadata.get("exif", b"")))
+        turn = TURNS.get(_orientation(metadata.get("exif", b"")))
         if "exif" in metadata:
             metadata["exif"] = _upright_exif(metadata["exif"])
-        pixels = _as_coded(image, metadata, losses)
+        pixels = _as_coded(image, white, metadata, losses)
         if turn is not None:
             pixels = pixels.transpose(turn)
         losses += _unfit(metadata, pixels.mode)
@@ -122,28 +132,28 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         raise InputError(f"a damaged or unsupported picture ({error or type(error).__name__})") from error
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether the file has more than 8 bits a channel, also where Pillow reduces them by itself."""
-    if image.mode.startswith(("I", "F")):
-        return True
+def _white(image: Image.Image) -> int:
+    """The largest value of a channel in the file, also where Pillow reduces them by itself."""
     for tile in getattr(image, "tile", ()):
         arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         if image.format == "PPM" and len(arguments) > 1 and int(arguments[1]) > 255:
-            return True
+            return 65535
+        if "I;12" in arguments:
+            return 4095
         if any(isinstance(a, str) and ";16" in a for a in arguments):
-            return True
-    return False
+            return 65535
+    return 65535 if image.mode.startswith(("I", "F")) else 255
 
 
-def _losses(image: Image.Image, deep: bool) -> list[str]:
+def _losses(image: Image.Image, white: int, frames: int) -> list[str]:
     """What coding this picture will not keep, in words."""
+    deep = white > 255
     lost = {word for key, word in NOT_KEPT.items() if image.info.get(key)}
     if set(getattr(image, "text", ())) - OWN_TEXTS - {PNG_XMP}:
         lost.add("text")
     losses = []
     if lost:
         losses.append(f"metadata is not kept ({', '.join(sorted(lost))})")
-    frames = getattr(image, "n_frames", 1)
     if frames > 1:
         losses.append(f"only the first of {frames} frames is coded")
     if deep:
@@ -188,11 +198,9 @@ def _place_of_orientation(exif: bytes) -> tuple[int, str] | None:
     return None
 
 
-def _orientation(image: Image.Image, exif: bytes) -> int:
-    """How the pixels of a picture are to be turned, 1 .. 8; anything unreadable counts as upright."""
-    if image.format == "TIFF":
-        with suppress(Exception):  # Pillow's reader raises nearly anything
-            return int(image.getexif().get(ORIENTATION, 1))
+def _orientation(exif: bytes) -> int:
+    """How the pixels of a picture are to be turned, 1 .. 8; anything unreadable counts as upright. (A TIFF
+    is turned by Pillow.)"""
     found = _place_of_orientation(exif)
     return int(struct.unpack_from(found[1], exif, found[0])[0]) if found else 1
 
@@ -217,7 +225,7 @@ def _unfit(metadata: dict[str, bytes], mode: str) -> list[str]:
     return losses
 
 
-def _as_coded(image: Image.Image, metadata: dict[str, bytes], losses: list[str]) -> Image.Image:
+def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses: list[str]) -> Image.Image:
     """The pixels in one of the modes that can be coded; CMYK with a profile becomes sRGB by it."""
     if image.mode == "CMYK" and "icc" in metadata:
         try:
@@ -232,7 +240,7 @@ def _as_coded(image: Image.Image, metadata: dict[str, bytes], losses: list[str])
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise InputError("integer pictures beyond 16 bits have no fixed range and cannot be coded")
-        grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
         if "transparency" in image.info:
             grey.putalpha(
                 Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
@@ -377,7 +385,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~UMASK)
+        os.chmod(temporary, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:

@@ -66,10 +66,9 @@ def _to_code(image: Image.Image, objective: str, task: str) -> Rows:
 
 
 @torch.inference_mode()
-def _encode_at(image: Image.Image, rows: Rows, rate: int, objective: str, effort: int) -> bytes:
-    """Code what ``_to_code`` gave, with what else a picture has."""
-    model = load_codec()
-    alpha, metadata = _pack_alpha(image), _metadata(image)
+def _encode_at(image: Image.Image, rows: Rows, alpha: bytes, rate: int, objective: str, effort: int) -> bytes:
+    """Code what ``_to_code`` and ``_pack_alpha`` gave, with the metadata of the picture."""
+    model, metadata = load_codec(), _metadata(image)
     payload, crc = encode_pixels(model, rows, image.height, image.width, rate, objective == "rpo", effort)
     colour = "grey" if _is_grey(image) else "RGB"
     return bitstream.write(
@@ -174,7 +173,8 @@ def encode(
     except ValueError as error:
         raise UsageError(str(error)) from error
     _check_effort(effort)
-    return _encode_at(image, _to_code(image, objective, task), rate, objective, effort)
+    rows = _to_code(image, objective, task)
+    return _encode_at(image, rows, _pack_alpha(image), rate, objective, effort)
 
 
 def _check_effort(effort: int) -> None:
@@ -203,8 +203,9 @@ def encode_to_size(
         raise UsageError(f"a file cannot have {size} bytes")
     _check_effort(effort)
     rows = _to_code(image, objective, task)
+    at = partial(_encode_at, image, rows, _pack_alpha(image), objective=objective, effort=effort)
     low, high = 0, bitstream.RATE_MAX
-    found = {rate: _encode_at(image, rows, rate, objective, effort) for rate in (low, high)}
+    found = {rate: at(rate) for rate in (low, high)}
     if len(found[low]) * (1 - TARGET_TOLERANCE) <= size <= len(found[high]) * (1 + TARGET_TOLERANCE):
         for _ in range(TARGET_TRIES):
             if high - low < 2 or _miss(_nearest(found, size), size) <= TARGET_TOLERANCE / 2:
@@ -216,7 +217,7 @@ def encode_to_size(
             margin = (high - low) // 16 + 1
             rate = min(max(round(place), low + margin), high - margin)
             rate = rate if low < rate < high else (low + high) // 2
-            found[rate] = _encode_at(image, rows, rate, objective, effort)
+            found[rate] = at(rate)
             low, high = (rate, high) if len(found[rate]) < size else (low, rate)
     best = _nearest(found, size)
     if _miss(best, size) > TARGET_TOLERANCE:
@@ -288,9 +289,14 @@ def _restore(
                 share *= 1 - guide.probabilities(guidance.degradation[0], prompts)[CLEAN]
         else:
             prompt = prompts[[CLASSES.index(task)]]
-        run = partial(_run_head, head, (prompt, guidance.content, origin, tones(seen[None])), share)
+        told = (prompt, guidance.content, origin, tones(seen[None]))
+        run = partial(_run_head, head, told, 1.0 if filled is not None else share)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH)
-        x = restored if filled is None else torch.where(filled, restored, x)
+        if filled is None:
+            x = restored
+        else:  # a share of it and of the picture, not of the black that the head saw
+            x = x.clone()
+            x[:, filled] = to_bytes(torch.lerp(to_unit(x[:, filled]), to_unit(restored[:, filled]), share))
         origin = source(False, False, torch.zeros(1))  # what follows sees a restored picture
     return x
 

@@ -16,9 +16,9 @@ from llicm_cli.errors import OutputError
 _stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def say(words: str) -> None:
-    """One line for people, on stderr."""
-    _stderr.print(" ".join(words.splitlines()), markup=False)
+def say(*lines: str) -> None:
+    """Lines for people, on stderr, in one piece."""
+    _stderr.print("\n".join(" ".join(line.splitlines()) for line in lines), markup=False)
 
 
 def fault(error: Exception, about: str = "") -> int:
@@ -31,14 +31,14 @@ def fault(error: Exception, about: str = "") -> int:
 
 def show(words: str) -> None:
     """A result, as a line on stdout; raises OutputError."""
-    with _stdout_errors():
-        sys.stdout.write(words + "\n")
+    with _stdout_errors():  # names of files may hold bytes that are no text
+        sys.stdout.write(words.encode(errors="backslashreplace").decode() + "\n")
         sys.stdout.flush()
 
 
 def show_bytes(data: bytes) -> None:
     """A result, as bytes on stdout; raises OutputError."""
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():
         raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
     with _stdout_errors():
         sys.stdout.buffer.write(data)
@@ -47,6 +47,8 @@ def show_bytes(data: bytes) -> None:
 
 @contextmanager
 def _stdout_errors() -> Iterator[None]:
+    if sys.stdout is None:
+        raise OutputError("there is no standard output")
     try:
         yield
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ from llicm_cli.errors import UsageError
 from llicm_cli.tasks import AUTO, parse_tasks
 
 SUFFIX = ".llic"
+MOST_BPP = 24  # those of a picture that is not coded
 
 
 def encode(
@@ -70,8 +70,8 @@ def encode(
     jobs: Jobs = 1,
 ) -> None:  # fmt: skip
     """Compress pictures; transparency, ICC profile, EXIF and XMP are kept as they are."""
-    if bpp is not None and not 0 < bpp < math.inf:
-        raise UsageError("--bpp must be a positive number")
+    if bpp is not None and not 0 < bpp <= MOST_BPP:
+        raise UsageError(f"--bpp must be a positive number, at most {MOST_BPP}")
     if sum(option is not None for option in (lmbda, bpp, size)) > 1:
         raise UsageError("give only one of --lambda, --bpp and --size")
     if objective not in OBJECTIVES:

@@ -46,8 +46,7 @@ def _read_mask(path: Path, max_pixels: int) -> Image.Image:
 
 
 def _explain(target: Path, shares: dict[str, float]) -> None:
-    for line in (f"{target}:", *table(shares).splitlines()):
-        console.say(line)
+    console.say(f"{target}:", *table(shares).splitlines())
 
 
 def enhance(

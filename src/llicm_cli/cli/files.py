@@ -44,7 +44,7 @@ Task = Annotated[
     typer.Option(
         metavar="TASK[,TASK...]",
         help=f"What to undo, one after the other: {', '.join(TASKS)}; "
-        "auto: whatever the guide sees, nothing in a good picture; none.",
+        "auto: whatever the guide sees, little in a good picture; none.",
     ),
 ]
 Strength = Annotated[float, typer.Option(min=0, max=1, help="How much of the restoration to take.")]
@@ -83,7 +83,7 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
         OutputError: the folder cannot be made.
     """
     piped = STANDARD in inputs
-    folder = output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir())
+    folder = output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output))
     if piped and len(inputs) > 1:
         raise UsageError("standard input cannot be mixed with other inputs")
     if piped and folder:
@@ -249,7 +249,8 @@ def process(
         return 0
 
     pairs = list(zip(inputs, outputs, strict=True))
-    todo = [pair for pair in pairs if not (skip_existing and pair[1] != STANDARD and pair[1].exists())]
+    todo = [pair for pair in pairs if not (skip_existing and pair[1] != STANDARD and os.path.exists(pair[1]))]
+    jobs = max(1, min(jobs, len(todo)))
     if jobs > 1:
         import torch
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -32,11 +33,28 @@ if TYPE_CHECKING:
     from llicm_cli.models.guide import Guide
 
 Network = TypeVar("Network", bound=nn.Module)
+Given = ParamSpec("Given")
+Loaded = TypeVar("Loaded")
 
 MODEL_ID_BYTES = 4
 NAMES = ("codec", "guide", "restorer")
 LARGEST = 2**16  # of the numbers in a configuration, which has no business with larger ones
 _PARTS = ("codec.", "scale_prior.", "tables.", "training.", "guide.", "restorer.")
+
+
+_loading = threading.RLock()
+
+
+def once(load: Callable[Given, Loaded]) -> Callable[Given, Loaded]:
+    """``functools.cache`` for several threads: what two of them ask for at once is loaded once."""
+    cached = cache(load)
+
+    @wraps(load)
+    def locked(*args: Given.args, **kwargs: Given.kwargs) -> Loaded:
+        with _loading:
+            return cached(*args, **kwargs)  # type: ignore[arg-type]
+
+    return locked
 
 
 def folder() -> Path:
@@ -224,7 +242,7 @@ def _load_network(path: Path, part: str, build: Callable[[dict[str, Any]], Netwo
     return network.eval().requires_grad_(False), digest
 
 
-@cache
+@once
 def load_guide(path: Path | None = None) -> Guide:
     """The guide, by default the shipped one; loaded once a process. Raises ModelError."""
     from llicm_cli.models.guide import Guide, GuideConfig  # open_clip takes seconds to import
@@ -244,7 +262,7 @@ def check_pair(guide: Guide, head: Restorer) -> None:
         )
 
 
-@cache
+@once
 @torch.inference_mode(False)  # the joint stage needs gradients through it
 def load_restorer(path: Path | None = None) -> Restorer:
     """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
@@ -254,7 +272,7 @@ def load_restorer(path: Path | None = None) -> Restorer:
     return head.to(memory_format=torch.channels_last)
 
 
-@cache
+@once
 @torch.inference_mode(False)  # encoder-side search needs gradients through it
 def load_codec(path: Path | None = None) -> CodecModel:
     """The codec for coding, by default the shipped one; loaded once a process.

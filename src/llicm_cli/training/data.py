@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,11 @@ from llicm_cli.image_io import read_image
 VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
 
 
-def find_photos(folders: Iterable[Path]) -> list[Path]:
-    """All picture files below the folders, sorted by path."""
+def find_photos(folders: Sequence[Path]) -> list[Path]:
+    """All picture files below the folders, sorted by path; raises UsageError where there is none."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is not a folder")
     known = Image.registered_extensions()
     found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file()}
     if not found:
