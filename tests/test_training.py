@@ -63,6 +63,22 @@ def test_mistakes_are_told_before_anything_starts(llicm: Llicm, photos: Path, tm
 
 
 @pytest.mark.usefixtures("small")
+def test_the_decoder_alone_learns(llicm: Llicm, photos: Path, tmp_path: Path):
+    def train(name: str, *more: object) -> int:
+        files = ["-o", tmp_path / f"{name}.safetensors", "--checkpoint", tmp_path / f"{name}.pt"]
+        return llicm("train", "codec", photos, *files, "--steps", "3", "--batch", "2", *more).code
+
+    assert train("a") == 0
+    assert train("b", "--start-from", tmp_path / "a.safetensors", "--decoder-only") == 0
+    before, after = (load_codec_networks(tmp_path / f"{name}.safetensors")[0] for name in "ab")
+    decoder = {id(p) for p in after.decoder_parameters()}
+    known = dict(before.named_parameters())
+    changed = {name for name, p in after.named_parameters() if not torch.equal(p, known[name])}
+    assert changed and changed <= {name for name, p in after.named_parameters() if id(p) in decoder}
+    assert train("c", "--decoder-only") == 2, "there is nothing to go on from"
+
+
+@pytest.mark.usefixtures("small")
 def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop: Image.Image):
     weights, state = tmp_path / "out" / "codec.safetensors", tmp_path / "run.pt"
     common = ["train", "codec", photos, "-o", weights, "--checkpoint", state, "--batch", "2"]

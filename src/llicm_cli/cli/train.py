@@ -127,11 +127,18 @@ def codec(
     ema_decay: EmaDecay = 0.998,
     seed: Seed = 0,
     start_from: StartFrom = None,
-) -> None:
+    decoder_only: Annotated[
+        bool,
+        typer.Option("--decoder-only", help="Train the synthesis alone, on the symbols that the encoder "
+                     "really sends: the last run, from a trained codec."),
+    ] = False,
+) -> None:  # fmt: skip
     """Rate-distortion training of the codec on clean photographs.
 
     Give --steps or --minutes. The learning rate falls to zero over that budget.
     """
+    if decoder_only and start_from is None:
+        raise UsageError("--decoder-only goes on --start-from a trained codec")
     with _options("codec", output, steps, minutes, device, checkpoint, resume, save_every, batch, muon_rate,
                   adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.codec import CodecConfig
@@ -139,7 +146,7 @@ def codec(
         from llicm_cli.training.data import find_photos, split
 
         photos = split(find_photos(data))
-        model, run = train_codec(CodecConfig(), *photos, options, start_from)
+        model, run = train_codec(CodecConfig(), *photos, options, start_from, decoder_only)
     network = model.codec
     _write_card(
         "codec", output, weights_file(model), options, run, data, photos, network.config, network, start_from,

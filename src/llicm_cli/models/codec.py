@@ -185,6 +185,11 @@ class Codec(nn.Module):
         """What serves streams of objective rpo alone."""
         return [parameter for name, parameter in self.named_parameters() if is_for_rpo(name)]
 
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """What turns latents into pictures of objective rdo, and nothing else."""
+        synthesis = (p for name, p in self.synthesis.named_parameters(prefix="s") if not is_for_rpo(name))
+        return [*synthesis, *self.inverse_gain.parameters()]
+
     @staticmethod
     def position(lmbda: Tensor) -> Tensor:
         """Place of lambda between LAMBDA_MIN (0) and LAMBDA_MAX (1) on a logarithmic axis."""
