@@ -187,7 +187,7 @@ class Codec(nn.Module):
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """What turns latents into pictures of objective rdo, and nothing else."""
-        synthesis = (p for name, p in self.synthesis.named_parameters(prefix="s") if not is_for_rpo(name))
+        synthesis = (p for name, p in self.synthesis.named_parameters() if not is_for_rpo(name))
         return [*synthesis, *self.inverse_gain.parameters()]
 
     @staticmethod
