@@ -60,7 +60,7 @@ def encode(
     effort: Annotated[
         int,
         typer.Option(min=0, max=MOST_EFFORT,
-                     help="Rounds of search for better symbols. 8 rounds save about 5 % of the bits and "
+                     help="Rounds of search for better symbols. 8 rounds save about 3 % of the bits and "
                      "take 2 s more for a Kodak photo; decoding stays as fast."),
     ] = 0,
     strip: Strip = False,
