@@ -47,17 +47,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mistakes_are_told_before_anything_starts(llicm: Llicm, photos: Path, tmp_path: Path):
     for folders, name in (([photos, tmp_path / "phtoos"], "x.safetensors"), ([photos], "x.json")):
-        result = llicm(
-            "train",
-            "codec",
-            *folders,
-            "-o",
-            tmp_path / name,
-            "--checkpoint",
-            tmp_path / "x.pt",
-            "--steps",
-            "1",
-        )
+        files = ["-o", tmp_path / name, "--checkpoint", tmp_path / "x.pt"]
+        result = llicm("train", "codec", *folders, *files, "--steps", "1")
         assert result.code == 2 and len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("x.*"))
 

@@ -38,9 +38,9 @@ def show(words: str) -> None:
 
 def show_bytes(data: bytes) -> None:
     """A result, as bytes on stdout; raises OutputError."""
-    if sys.stdout and sys.stdout.isatty():
-        raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
     with _stdout_errors():
+        if sys.stdout.isatty():
+            raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 

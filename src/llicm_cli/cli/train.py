@@ -60,12 +60,12 @@ def _options(
 
     from llicm_cli.training.loop import Budget, Options
 
+    if output.suffix == ".json":
+        raise UsageError(f"{output}: the model card takes this name; name the weights .safetensors")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {output.parent}: {error.strerror}") from error
-    if output.suffix == ".json":
-        raise UsageError(f"{output}: the model card takes this name; name the weights .safetensors")
     check_output(output, overwrite=True)
     try:
         place = torch.zeros(1, device=device).device

@@ -39,7 +39,7 @@ from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, sc
 from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
-from llicm_cli.training.loop import Options, Run
+from llicm_cli.training.loop import Options, Run, train_only
 
 with warnings.catch_warnings():  # of its own dependencies, which are no business of our users
     warnings.simplefilter("ignore")
@@ -195,9 +195,7 @@ def train_codec(
     quantiser: Quantiser = "noisy"
     if decoder_only:
         quantiser = "chosen"
-        model.requires_grad_(False)
-        for parameter in model.codec.decoder_parameters():
-            parameter.requires_grad_(True)
+        train_only(model, model.codec.decoder_parameters())
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not options.resume and not start_from:
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))

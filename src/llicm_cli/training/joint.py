@@ -37,7 +37,7 @@ from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
-from llicm_cli.training.loop import Options, Run
+from llicm_cli.training.loop import Options, Run, train_only
 from llicm_cli.training.restorer import AROUND, DECK, GRID, Prompter, decibels
 
 CROP = 128
@@ -135,9 +135,7 @@ def train_joint(
         return figures
 
     coder = coder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    coder.requires_grad_(False)
-    for parameter in coder.codec.rpo_parameters():
-        parameter.requires_grad_(True)
+    train_only(coder, coder.codec.rpo_parameters())
     run = Run(coder, options, loss, evaluate)
     degraded.draw_anew(options.seed + run.step)
     trained = run.to_the_end()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,13 @@ class Options:
 def learning_rate_factor(step: int, progress: float) -> float:
     """Linear warm-up, constant to half time, then linearly to zero."""
     return min(1.0, (step + 1) / WARM_UP_STEPS, max(0.0, 2 * (1 - progress)))
+
+
+def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Freeze all of a model but these parameters of it."""
+    model.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
 
 
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
