@@ -7,6 +7,7 @@ import struct
 import zlib
 
 import numpy as np
+import png
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, features
 
@@ -107,9 +108,97 @@ def test_16_bits_of_colour_are_told_too(crop: Image.Image, kind: str):
     assert any("8 bits" in loss for loss in losses)
 
 
-def test_integers_beyond_16_bits_are_refused():
+@pytest.mark.parametrize("value", [70_000, 200])
+def test_integers_beyond_16_bits_are_refused(value: int):
     with pytest.raises(InputError, match="16 bits"):
-        read_image(saved(Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)), "TIFF"))
+        read_image(saved(Image.fromarray(np.full((4, 4), value, dtype=np.int32)), "TIFF"))
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [(0, 65536, False), (7000, 8500, True)])
+def test_few_grey_levels_of_many_are_told(low: int, high: int, told: bool):
+    """As of a thermal camera, which uses a small part of 16 bits."""
+    values = np.random.default_rng(0).integers(low, high, (64, 64)).astype(np.uint16)
+    image, losses = read_image(saved(Image.fromarray(values), "PNG"))
+    left, before = len(image.getcolors() or []), len(np.unique(values))
+    assert any(f"{left} of {before} grey levels" in loss for loss in losses) == told
+
+
+def tagged(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with a short of its first folder set to another value."""
+    changed = bytearray(data)
+    start = struct.unpack_from("<I", data, 4)[0]
+    for place in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        if struct.unpack_from("<H", data, place)[0] == tag:
+            struct.pack_into("<H", changed, place + 8, value)
+    assert changed != data
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white_is_no_negative(crop: Image.Image, depth: type):
+    scale = 257 if depth is np.uint16 else 1
+    grey = np.asarray(crop.convert("L"))
+    data = saved(Image.fromarray(((255 - grey).astype(depth) * scale).astype(depth)), "TIFF")
+    assert np.array_equal(read_image(tagged(data, 262, 0))[0], grey)
+
+
+def test_a_preview_is_not_taken_for_the_picture(crop: Image.Image):
+    """Camera raw files are TIFFs that begin with a small copy."""
+    version = {50706: b"\1\4\0\0"}
+    for data in (saved(crop, "TIFF", tiffinfo={254: 1}), saved(crop, "TIFF", tiffinfo=version)):
+        with pytest.raises(InputError, match="preview"):
+            read_image(data)
+
+
+def test_further_bands_are_told(crop: Image.Image):
+    four = np.dstack([np.asarray(crop), np.asarray(crop.convert("L"))])
+    image, losses = read_image(saved(Image.frombuffer("RGBX", crop.size, four.tobytes()), "TIFF"))
+    assert np.array_equal(image, crop) and any("bands" in loss for loss in losses)
+    assert read_image(saved(crop, "TIFF"))[1] == []
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_the_transparent_colour_of_a_png_is_found_at_every_depth(bits: int):
+    white = 2**bits - 1
+    file = io.BytesIO()
+    png.Writer(2, 1, greyscale=True, bitdepth=bits, transparent=white).write(file, [[0, white]])
+    assert np.asarray(read_image(file.getvalue())[0]).tolist() == [[[0, 255], [255, 0]]]
+    if bits >= 8:
+        colour, file = (white, white // 2, 0), io.BytesIO()
+        writer = png.Writer(2, 1, greyscale=False, bitdepth=bits, transparent=colour)
+        writer.write(file, [[0, 0, 0, *colour]])
+        assert np.asarray(read_image(file.getvalue())[0]).tolist() == [[[0, 0, 0, 255], [255, 127, 0, 0]]]
+
+
+def test_a_large_profile_goes_through_a_png(crop: Image.Image):
+    image, losses = read_image(saved(crop, "JPEG", icc_profile=SRGB + bytes(range(256)) * 6000))
+    data, told = picture_bytes(image, ".png")
+    assert losses == [] and any("ICC" in loss for loss in told)
+    assert read_image(data)[0].info["icc_profile"] == image.info["icc_profile"]
+    assert picture_bytes(image, ".tif")[1] == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_resolution_is_kept_or_told(crop: Image.Image, kind: str):
+    image, losses = read_image(saved(crop, kind, dpi=(600, 600)))
+    if kind == "TIFF":
+        assert losses == []
+        again = Image.open(io.BytesIO(picture_bytes(image, ".tif")[0]))
+        assert again.info["dpi"] == (600, 600)
+    else:
+        assert losses == ["metadata is not kept (resolution)"]
+        assert read_image(saved(crop, kind, dpi=(72, 72)))[1] == []
+    exif = Image.Exif()
+    exif[282] = 600
+    assert read_image(saved(crop, "JPEG", dpi=(600, 600), exif=exif))[1] == []
+
+
+def test_gamma_is_told(crop: Image.Image):
+    data = saved(crop, "PNG")
+    for gamma, losses in ((45455, []), (100000, ["metadata is not kept (gamma)"])):
+        body = b"gAMA" + struct.pack(">I", gamma)
+        chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+        assert read_image(data[:33] + chunk + data[33:])[1] == losses
 
 
 def test_a_broken_exif_block_does_not_cost_the_picture(crop: Image.Image):

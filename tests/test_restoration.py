@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from llicm_cli.models.weights import (
     read_parts,
 )
 from llicm_cli.tasks import TASKS
+from llicm_cli.training.loop import take_over
 
 Llicm = Callable[..., Result]
 NOWHERE = source(False, False, torch.zeros(1))
@@ -52,6 +54,14 @@ def test_an_untrained_head_changes_nothing():
         x, torch.randn(2, 128), torch.randn(2, 5, 128), source(True, False, torch.rand(2)), tones(x)
     )
     assert torch.equal(x, y)
+
+
+def test_a_grown_head_restores_as_before(shaken_head: Restorer):
+    grown = Restorer(replace(shaken_head.config, fine_blocks=6, middle_blocks=3, coarse_blocks=6))
+    take_over(grown, shaken_head)
+    x, told = torch.rand(1, 3, 32, 48), (torch.randn(1, 128), torch.randn(1, 5, 128), NOWHERE, GREY)
+    with torch.no_grad():
+        assert torch.equal(grown(x, *told), shaken_head(x, *told))
 
 
 def test_all_that_the_head_is_told_reaches_it(shaken_head: Restorer):

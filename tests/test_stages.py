@@ -60,12 +60,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_stages_follow_each_other(
     llicm: Llicm, photos: Path, pairs: Path, squeezenet: Path, tmp_path: Path
 ):
-    names = "codec", "guide", "restorer", "joint"
-    codec, guide, restorer, joint = (tmp_path / f"{name}.safetensors" for name in names)
+    names = "codec", "guide", "restorer", "more", "joint"
+    codec, guide, restorer, more, joint = (tmp_path / f"{name}.safetensors" for name in names)
 
-    def train(stage: str, output: Path, *more: object, batch: int = 4) -> None:
-        state = tmp_path / f"{stage}.pt"
-        result = llicm("train", stage, photos, "-o", output, "--checkpoint", state, "--batch", batch, *more)
+    def train(stage: str, output: Path, *options: object, batch: int = 4) -> None:
+        state = output.with_suffix(".pt")
+        result = llicm(
+            "train", stage, photos, "-o", output, "--checkpoint", state, "--batch", batch, *options
+        )
         assert result.code == 0, result.stderr
 
     train("codec", codec, "--steps", 2, batch=2)
@@ -75,10 +77,10 @@ def test_the_stages_follow_each_other(
     )
     assert (towers["step"], controller["step"]) == (2, 2)
     train("guide", guide, "--codec", codec, "--steps", 6, "--resume")
-    train(
-        "restorer", restorer, "--codec", codec, "--guide", guide, "--steps", 2, "--pairs", f"lowlight={pairs}"
-    )
-    files = ["--codec", codec, "--guide", guide, "--restorer", restorer]
+    frozen = ["--codec", codec, "--guide", guide]
+    train("restorer", restorer, *frozen, "--steps", 2, "--pairs", f"lowlight={pairs}")
+    train("restorer", more, *frozen, "--steps", 1, "--start-from", restorer)
+    files = [*frozen, "--restorer", restorer]
     train("joint", joint, *files, "--steps", 3)
     features = squeezenet / SQUEEZENET_FILE
     train("joint", joint, *files, "--steps", 5, "--resume", "--perceptual", features)
@@ -86,6 +88,7 @@ def test_the_stages_follow_each_other(
     cards = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     assert [part["steps"] for part in cards["guide"]["parts"]] == [3, 3]
     assert cards["restorer"]["pairs"] == [f"lowlight={pairs.name}"]
+    assert cards["more"]["started_from"] == cards["restorer"]
     assert cards["joint"]["steps"] == 5 and "bpp at 0.025" in cards["joint"]["validation"]
     assert "distance at 0.025" in cards["joint"]["validation"] and cards["joint"]["delta"] > 0
     assert cards["joint"]["started_from"]["stage"] == "codec"

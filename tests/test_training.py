@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,12 +18,15 @@ from conftest import Result, photograph, psnr
 from PIL import Image
 
 from llicm_cli import bitstream, coding, pipeline
-from llicm_cli.errors import ModelError, UsageError
+from llicm_cli.errors import ModelError, OutputError, UsageError
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig
 from llicm_cli.models.distortion import distortion
 from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
-from llicm_cli.training.codec import TrainedCodec, start_from_principal_components, take_over, weights_file
-from llicm_cli.training.loop import learning_rate_factor
+from llicm_cli.tasks import CLASSES
+from llicm_cli.training.codec import TrainedCodec, start_from_principal_components, weights_file
+from llicm_cli.training.data import find_photos
+from llicm_cli.training.loop import Budget, Options, Run, learning_rate_factor, take_over
+from llicm_cli.training.restorer import ClassWeights
 
 Llicm = Callable[..., Result]
 SMALL = CodecConfig(
@@ -45,12 +49,65 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llicm_cli.models.codec.CodecConfig", lambda: SMALL)
 
 
+def quick_run(
+    checkpoint: Path, loss: Callable[[torch.nn.Linear], torch.Tensor], report: Callable[[str], None] = print
+) -> Run:
+    """Four steps of a very small model."""
+    torch.manual_seed(0)
+    options = Options(
+        budget=Budget(steps=4), device=torch.device("cpu"), checkpoint=checkpoint, resume=False, seed=0,
+        batch=1, muon_rate=0.01, adam_rate=0.01, ema_decay=0.9, save_every=9, report=report,
+        tick=lambda done, words: None,
+    )  # fmt: skip
+    model = torch.nn.Linear(2, 2, bias=False)
+
+    def named(model: torch.nn.Module, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        assert isinstance(model, torch.nn.Linear)
+        value = loss(model)
+        return value, {"again": float(value.detach())}
+
+    return Run(model, options, named, lambda model: {})
+
+
 def test_mistakes_are_told_before_anything_starts(llicm: Llicm, photos: Path, tmp_path: Path):
     for folders, name in (([photos, tmp_path / "phtoos"], "x.safetensors"), ([photos], "x.json")):
         files = ["-o", tmp_path / name, "--checkpoint", tmp_path / "x.pt"]
         result = llicm("train", "codec", *folders, *files, "--steps", "1")
         assert result.code == 2 and len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("x.*"))
+    (tmp_path / "known.pt").touch()
+    for state, code in ((tmp_path / "known.pt", 2), (photos / "00.png" / "x.pt", 6)):
+        files = ["-o", tmp_path / "new" / "x.safetensors", "--checkpoint", state]
+        result = llicm("train", "codec", photos, *files, "--steps", "1")
+        assert result.code == code and len(result.stderr.splitlines()) == 1
+
+
+def test_only_pictures_are_found(photos: Path):
+    for name in ("paper.pdf", "film.mpg", "notes.txt"):
+        (photos / name).touch()
+    assert find_photos([photos]) == sorted(photos.glob("*.png"))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path):
+    run = quick_run(tmp_path / "gone" / "x.pt", lambda model: model.weight.sum())
+    with pytest.raises(OutputError, match=r"x\.pt"):
+        run.to_the_end()
+
+
+def test_one_overflow_costs_one_step(tmp_path: Path):
+    losses = iter([1.0, math.nan, 1.0, 1.0])
+    said: list[str] = []
+    run = quick_run(tmp_path / "x.pt", lambda model: model.weight.sum() * next(losses), said.append)
+    run.to_the_end()
+    assert run.model.weight.isfinite().all() and run.model.weight.abs().sum() > 0
+    assert run.step == 4 and "nan" not in said[-1]
+
+
+def test_one_overflow_does_not_spoil_the_weights_of_the_classes():
+    importance, labels = ClassWeights(torch.device("cpu")), torch.arange(len(CLASSES))
+    for worst in (math.nan, math.inf):
+        importance(torch.full((len(CLASSES),), 0.05).index_fill(0, torch.tensor(3), worst), labels)
+    assert torch.allclose(importance(torch.full((len(CLASSES),), 0.05), labels), torch.ones(1), atol=0.1)
 
 
 @pytest.mark.usefixtures("small")

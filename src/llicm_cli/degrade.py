@@ -202,9 +202,9 @@ def depth_map(x: Tensor, dice: Dice) -> Tensor:
 
 def haze(x: Tensor, dice: Dice) -> Tensor:
     """The atmospheric scattering model (Koschmieder): I = J t + A (1 - t), t = exp(-beta depth)."""
-    near = dice.between(0.0, 0.7)
+    near = dice.between(0.0, 0.35)
     depth = near + (1 - near) * depth_map(x, dice)
-    t = torch.exp(-dice.between(0.3, 2.0) * depth)
+    t = torch.exp(-dice.between(0.3, 1.8) * depth)
     tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), device=x.device, dtype=x.dtype)
     air = dice.between(0.65, 1.0) + tint
     return x * t + air * (1 - t)

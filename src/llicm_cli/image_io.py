@@ -1,17 +1,13 @@
-"""Pictures and files: reading what Pillow can open, writing whole files or none."""
+"""Pictures as files: reading what Pillow can open, making files that keep every pixel."""
 
 from __future__ import annotations
 
 import io
-import os
-import stat
 import struct
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +33,12 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # what a TIFF says of itself that is not its layout
+TIFF_DPI = 282
+TIFF_TAGS = (270, 271, 272, TIFF_DPI, 283, 296, 305, 306, 315, 33432)  # of a TIFF, all but its layout
+TIFF_KIND, TIFF_WHITE, TIFF_EXTRA, DNG_VERSION = 254, 262, 338, 50706
+USUAL_DPI = {0, 1, 72, 96}
+SRGB_GAMMA = 0.45455  # of a PNG's gAMA
+FEW_GREYS = 64
 TIFF_FOLDERS = (0x8769, 0x8825)  # EXIF and GPS
 TIFF_XMP = 700
 NOT_PICTURES = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}  # formats that call other programs, or none
@@ -50,32 +51,23 @@ PICTURE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
-UMASK = os.umask(0)  # can only be read by setting it, which threads must not do
-os.umask(UMASK)
 BARE = ("BMP", "PPM")  # hold neither metadata nor transparency
 
 
 _opening = threading.Lock()
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file; raises InputError."""
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(getattr(error, "strerror", None) or str(error)) from error
-
-
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Without Pillow's own limit of pixels, and without its warnings; one thread at a time."""
+    """Without Pillow's limits of pixels and of metadata, and without its warnings; one thread at a time."""
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, METADATA_LIMIT
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def open_unlimited(data: bytes, formats: list[str]) -> Image.Image:
@@ -86,6 +78,12 @@ def open_unlimited(data: bytes, formats: list[str]) -> Image.Image:
     """
     with _unlimited():
         return Image.open(io.BytesIO(data), formats=formats)
+
+
+def picture_formats() -> list[str]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return [name for name in Image.OPEN if name not in NOT_PICTURES]
 
 
 def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
@@ -104,14 +102,14 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
     """
     if not data:
         raise InputError("the file is empty")
-    Image.init()
-    formats = [name for name in Image.OPEN if name not in NOT_PICTURES]
     try:
-        image = open_unlimited(data, formats)
+        image = open_unlimited(data, picture_formats())
         if problem := size_problem(*image.size, max_pixels):
             raise InputError(problem)
+        if _is_raw(image, data):
+            raise InputError("a preview comes first in this file, as in a camera's raw files: develop it")
         white, frames = _white(image), getattr(image, "n_frames", 1)  # before the pixels are loaded
-        with _unlimited() if image.format == "TIFF" else nullcontext():  # TIFF alone asks again
+        with _unlimited() if image.format in ("TIFF", "PNG") else nullcontext():  # these ask again
             image.load()
         losses = _losses(image, white, frames)
         metadata = _metadata(image)
@@ -132,6 +130,14 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         raise InputError(f"a damaged or unsupported picture ({error or type(error).__name__})") from error
 
 
+def _is_raw(image: Image.Image, data: bytes) -> bool:
+    """Whether this is a TIFF that begins with a small copy of a larger picture, which Pillow cannot read."""
+    if image.format != "TIFF":
+        return False
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return bool(tags.get(TIFF_KIND, 0) & 1) or DNG_VERSION in tags or data[8:10] == b"CR"
+
+
 def _white(image: Image.Image) -> int:
     """The largest value of a channel in the file, also where Pillow reduces them by itself."""
     for tile in getattr(image, "tile", ()):
@@ -140,6 +146,8 @@ def _white(image: Image.Image) -> int:
             return 65535
         if "I;12" in arguments:
             return 4095
+        if "L;2" in arguments or "L;4" in arguments:
+            return 3 if "L;2" in arguments else 15
         if any(isinstance(a, str) and ";16" in a for a in arguments):
             return 65535
     return 65535 if image.mode.startswith(("I", "F")) else 255
@@ -151,6 +159,10 @@ def _losses(image: Image.Image, white: int, frames: int) -> list[str]:
     lost = {word for key, word in NOT_KEPT.items() if image.info.get(key)}
     if set(getattr(image, "text", ())) - OWN_TEXTS - {PNG_XMP}:
         lost.add("text")
+    if _resolution(image):
+        lost.add("resolution")
+    if "srgb" not in image.info and abs(image.info.get("gamma", SRGB_GAMMA) - SRGB_GAMMA) > 0.01:
+        lost.add("gamma")
     losses = []
     if lost:
         losses.append(f"metadata is not kept ({', '.join(sorted(lost))})")
@@ -160,7 +172,18 @@ def _losses(image: Image.Image, white: int, frames: int) -> list[str]:
         losses.append("more than 8 bits a channel: coded at 8 bits")
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBX", "RGBa", "La") and not deep:
         losses.append(f"colours are converted from {image.mode} to RGB")
+    if image.format == "TIFF" and 0 in image.tag_v2.get(TIFF_EXTRA, ()):  # type: ignore[attr-defined]
+        losses.append("bands beyond those of the colour are not kept")
     return losses
+
+
+def _resolution(image: Image.Image) -> bool:
+    """Whether a picture tells its dots per inch, not those of any screen, and in no place that is kept."""
+    if image.format == "TIFF" or {round(dots) for dots in image.info.get("dpi", ())} <= USUAL_DPI:
+        return False
+    with suppress(Exception):  # EXIF may be damaged
+        return TIFF_DPI not in image.getexif()
+    return True
 
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:
@@ -237,18 +260,13 @@ def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses
         except (ImageCms.PyCMSError, OSError):
             losses.append("the CMYK profile is damaged and not used")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+        if image.mode == "I" and image.format not in ("PNG", "PPM"):
             raise InputError("integer pictures beyond 16 bits have no fixed range and cannot be coded")
-        grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
-        if "transparency" in image.info:
-            grey.putalpha(
-                Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
-            )
-        return grey
+        return _grey_of_16_bits(image, white, losses)
     if image.mode == "F":
         raise InputError("floating-point pictures have no fixed range and cannot be coded")
     if image.has_transparency_data:
+        _scale_key(image, white)
         clear = image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
         if image.mode in ("L", "LA", "La"):
             return image.convert("LA" if clear else "L")
@@ -256,6 +274,30 @@ def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses
     if image.mode in ("1", "L") or (image.mode == "P" and _grey_palette(image)):
         return image.convert("L")
     return image.convert("RGB")
+
+
+def _grey_of_16_bits(image: Image.Image, white: int, losses: list[str]) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    clear = values == image.info.get("transparency", -1)
+    before = np.count_nonzero(np.bincount(values.ravel()))
+    if image.format == "TIFF" and image.tag_v2.get(TIFF_WHITE) == 0:  # type: ignore[attr-defined]
+        values = white - values  # Pillow does so at 8 bits only
+    grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+    left = sum(count > 0 for count in grey.histogram())
+    if left < min(before, FEW_GREYS):
+        losses.append(f"{left} of {before} grey levels are left: stretch them before coding")
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _scale_key(image: Image.Image, white: int) -> None:
+    """Pillow scales the pixels of a PNG to 8 bits, but not the colour that stands for transparency."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int):
+        image.info["transparency"] = key * 255 // white
+    elif image.mode == "RGB" and isinstance(key, tuple) and white > 255:
+        image.info["transparency"] = tuple(level >> 8 for level in key)
 
 
 def _grey_palette(image: Image.Image) -> bool:
@@ -287,6 +329,10 @@ def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[
         if metadata:
             losses.append(f"{name} cannot hold metadata ({', '.join(m.upper() for m in metadata)})")
     else:
+        if name == "PNG" and len(metadata.get("icc", b"")) > PngImagePlugin.MAX_TEXT_CHUNK:
+            losses.append(
+                "few programs open a PNG with so large an ICC profile (.tif holds it, --strip drops it)"
+            )
         options = options | _as_options(name, metadata, image.info.get("llicm"))
     if deep:
         if name != "PNG":
@@ -363,46 +409,3 @@ def _copy_tags(found: Image.Exif, kept: Image.Exif) -> None:
     for folder in TIFF_FOLDERS:
         if content := found.get_ifd(folder):
             kept[folder] = dict(content)
-
-
-def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a whole file or nothing: a temporary file beside it, synced, then renamed.
-
-    A symbolic link is followed; a device or named pipe is written to as it is.
-
-    Raises:
-        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
-    """
-    check_output(path, overwrite=overwrite)
-    temporary = None
-    try:
-        path = path.resolve()
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-            return
-        handle, temporary = tempfile.mkstemp(prefix=".llicm-", dir=path.parent)
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OutputError(error.strerror or str(error)) from error
-        raise
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError early where writing ``path`` is sure to fail."""
-    try:
-        if path.is_dir():
-            raise OutputError("is a folder")
-        if os.path.lexists(path) and not overwrite:
-            raise OutputError("exists already (use --overwrite to replace it)")
-        if not path.parent.is_dir():
-            raise OutputError(f"the folder {path.parent} does not exist")
-    except OSError as error:
-        raise OutputError(error.strerror or str(error)) from error

@@ -36,10 +36,10 @@ from llicm_cli import pipeline
 from llicm_cli.bench.codecs import OWN_HEAD, RESTORED_FIRST, RPO, Codec, choose, known
 from llicm_cli.bench.metrics import Measure, describe, meters
 from llicm_cli.bench.sets import PictureSet
-from llicm_cli.errors import InputError, UsageError
-from llicm_cli.image_io import check_output, read_bytes, write_file
+from llicm_cli.errors import InputError, LlicmError, UsageError
 from llicm_cli.models.restorer import Restorer
-from llicm_cli.models.weights import load_guide, load_restorer
+from llicm_cli.models.weights import check_pair, load_guide, load_restorer
+from llicm_cli.storage import check_output, read_bytes, write_file
 from llicm_cli.tasks import CLEAN
 
 LAYOUT = 1
@@ -174,6 +174,8 @@ def _do(name: str, path: Path) -> Any:
     assert _work is not None
     try:
         return _work.reference(path) if name == REFERENCE else _work.curve(name, path)
+    except LlicmError as error:
+        raise type(error)(f"{name} on {path.name}: {error}") from error
     except Exception as error:  # of any codec or metric
         raise InputError(f"{name} on {path.name}: {error or type(error).__name__}") from error
 
@@ -257,8 +259,7 @@ def measure(
     check_output(output, overwrite=True)
     results, labels = _begin(plan, output, names, label)
     if plan.kind == "rp":
-        load_guide()  # weights that do not fit are told before work starts
-        load_restorer(plan.head)
+        check_pair(load_guide(), load_restorer(plan.head))  # told before work starts
     done = {shown: results["codecs"][shown]["pictures"] for shown in labels}
     if plan.kind == "rp":
         done = {REFERENCE: results["reference"]["restored"]} | done

@@ -20,8 +20,8 @@ from llicm_cli.bench.curves import BdRate, Points, bd_rate, bootstrapped, points
 from llicm_cli.bench.measure import decoded, encoded, load_results
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
-from llicm_cli.image_io import read_bytes
 from llicm_cli.models.weights import load_restorer
+from llicm_cli.storage import read_bytes
 from llicm_cli.tasks import CLEAN
 
 PUBLISHED_SET = "kodak"
@@ -97,6 +97,7 @@ def merge(paths: list[Path]) -> list[SetResults]:
         for name, entry in complete.items():
             if old.codecs.setdefault(name, entry) != entry:
                 raise UsageError(f"{path}: {name} on {new.title} is in an earlier file too")
+        old.incomplete -= set(old.codecs)
         for kind, rows in new.reference.items():
             old.reference[kind] |= rows
     return list(found.values())

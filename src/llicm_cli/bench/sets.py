@@ -10,7 +10,8 @@ from PIL import Image
 
 from llicm_cli import pipeline
 from llicm_cli.errors import InputError, LlicmError, UsageError
-from llicm_cli.image_io import read_bytes, read_image
+from llicm_cli.image_io import read_image
+from llicm_cli.storage import read_bytes
 from llicm_cli.tasks import CLEAN
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")

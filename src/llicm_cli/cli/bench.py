@@ -11,7 +11,7 @@ import typer
 
 from llicm_cli.cli import console
 from llicm_cli.errors import OutputError, UsageError
-from llicm_cli.image_io import write_file
+from llicm_cli.storage import write_file
 from llicm_cli.tasks import check_task
 
 if TYPE_CHECKING:

@@ -17,15 +17,8 @@ from PIL import Image
 from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli import console
 from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
-from llicm_cli.image_io import (
-    INFO,
-    PICTURE_FORMATS,
-    check_output,
-    picture_bytes,
-    read_bytes,
-    read_image,
-    write_file,
-)
+from llicm_cli.image_io import INFO, PICTURE_FORMATS, picture_bytes, read_image
+from llicm_cli.storage import check_output, read_bytes, remove_unfinished, write_file
 from llicm_cli.tasks import TASKS
 
 STANDARD = Path("-")
@@ -266,6 +259,7 @@ def process(
                     failures[source] = code
     except KeyboardInterrupt:
         console.say("llicm: interrupted")
+        remove_unfinished()
         os._exit(130)  # at once: threads that are at work cannot be stopped
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,8 +1,9 @@
-"""The ``llicm`` command. Exit codes are those of ``errors``; 130 after Ctrl-C, 1 for a fault of ours."""
+"""The ``llicm`` command. Exit codes are those of ``errors``; 130 when interrupted, 1 for a fault of ours."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,8 @@ from llicm_cli.version import __version__
 
 EPILOG = (
     "Exit codes: 0 done; 1 internal fault; 2 wrong usage; 3 unreadable input; 4 bad stream; "
-    "5 weights missing or unfit; 6 output not writable; 7 target size out of reach; 130 interrupted."
+    "5 weights missing or unfit; 6 output not writable; 7 target size out of reach; "
+    "130 interrupted or terminated."
 )
 
 app = typer.Typer(
@@ -62,6 +64,7 @@ def _main(
 
 def run() -> None:
     """Entry point: whatever goes wrong ends in one line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system ends as Ctrl-C does
     try:
         app()
     except LlicmError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from llicm_cli.cli import console
 from llicm_cli.errors import OutputError, UsageError
-from llicm_cli.image_io import check_output
+from llicm_cli.storage import check_output
 from llicm_cli.training import card
 
 if TYPE_CHECKING:
@@ -62,17 +62,18 @@ def _options(
 
     if output.suffix == ".json":
         raise UsageError(f"{output}: the model card takes this name; name the weights .safetensors")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {output.parent}: {error.strerror}") from error
-    check_output(output, overwrite=True)
+    if checkpoint.exists() and not resume:
+        raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
+    for path in (output, checkpoint):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        check_output(path, overwrite=True)
     try:
         place = torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"no such device here: {device}") from error
-    if checkpoint.exists() and not resume:
-        raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
     with console.progress(f"train {stage}") as tick:
         yield Options(
             budget=Budget(steps, minutes), device=place, checkpoint=checkpoint,
@@ -248,15 +249,16 @@ def restorer(
         from llicm_cli.models.weights import load_codec, load_guide, load_restorer, network_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
+        from llicm_cli.training.loop import take_over
         from llicm_cli.training.restorer import LARGEST, train_restorer
 
         photos = split(find_photos(data))
         real = parse_pairs(pairs or [], options.device, LARGEST)
         eyes = load_guide(guide)
         torch.manual_seed(seed)
-        new = Restorer(RestorerConfig(embedding=eyes.width))
-        model = copy.deepcopy(load_restorer(start_from)) if start_from else new
-        model.config = replace(model.config, guide=eyes.id)
+        model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.id))
+        if start_from:
+            take_over(model, load_restorer(start_from))
         frozen = eyes, load_codec(codec).codec
         model, run = train_restorer(model, *frozen, *photos, real, options)
     _write_card(

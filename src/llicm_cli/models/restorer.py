@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from llicm_cli.models.blocks import Down, Pointwise, Up
 
 STRIDE = 16  # height and width must be multiples of this
-REACH = 128  # pixels; nothing farther away than this from a 16x16 block influences it
+REACH = 160  # pixels; nothing farther away than this from a 16x16 block influences it
 NORM_FLOOR = 0.2
 SOURCE = 3  # numbers that say where a picture comes from
 QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
@@ -38,7 +38,7 @@ class RestorerConfig:
     fine: int = 96  # width at 1/4 resolution
     middle: int = 160  # width at 1/8
     coarse: int = 256  # width at 1/16
-    fine_blocks: int = 3  # on either side
+    fine_blocks: int = 5  # on either side
     middle_blocks: int = 2  # on either side
     coarse_blocks: int = 4
     condition: int = 128

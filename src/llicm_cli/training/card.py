@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llicm_cli.image_io import write_file
+from llicm_cli.storage import write_file
 
 
 def _git_revision() -> str:

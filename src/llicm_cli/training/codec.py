@@ -21,7 +21,6 @@ stage is to follow.
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from pathlib import Path
 
@@ -31,7 +30,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
-from llicm_cli.errors import UsageError
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
 from llicm_cli.models.distortion import distortion
@@ -39,7 +37,7 @@ from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, sc
 from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
-from llicm_cli.training.loop import Options, Run, train_only
+from llicm_cli.training.loop import Options, Run, take_over, train_only
 
 with warnings.catch_warnings():  # of its own dependencies, which are no business of our users
     warnings.simplefilter("ignore")
@@ -147,22 +145,6 @@ def load_trained(path: Path) -> TrainedCodec:
     for name, value in model.hyper_prior.named_parameters():
         value.data.copy_(training[f"hyper_prior.{name}"])
     return model
-
-
-def take_over(model: TrainedCodec, known: TrainedCodec) -> None:
-    """Give a model the networks of another one. Residual blocks beyond those of the other stay as they began,
-    without effect, so that a model may grow between two runs.
-
-    Raises:
-        UsageError: the networks are of other sizes.
-    """
-    try:
-        missing, unknown = model.load_state_dict(known.state_dict(), strict=False)
-        fits = not unknown and all(re.search(r"\.(fine|coarse)\.\d", name) for name in missing)
-    except RuntimeError:  # other shapes
-        fits = False
-    if not fits:
-        raise UsageError("the networks to start from do not fit into this program's")
 
 
 def train_codec(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from llicm_cli.errors import InputError, UsageError
-from llicm_cli.image_io import read_image
+from llicm_cli.image_io import picture_formats, read_image
 
 VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
 
@@ -21,7 +21,7 @@ def find_photos(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder")
-    known = Image.registered_extensions()
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in picture_formats()}
     found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file()}
     if not found:
         raise UsageError("no pictures found in the training folders")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from llicm_cli.errors import InputError, UsageError
+from llicm_cli.errors import InputError, OutputError, UsageError
 from llicm_cli.models.blocks import Pointwise
 
 WARM_UP_STEPS = 100
+BLOCK = re.compile(r"(fine|middle|coarse)(_in|_out)?\.\d")  # in names of weights of residual blocks
 
 
 Loss = Callable[[nn.Module, float], tuple[Tensor, dict[str, float]]]
@@ -70,6 +73,22 @@ def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
+
+
+def take_over(model: nn.Module, known: nn.Module) -> None:
+    """Give a model the weights of another one. Residual blocks beyond those of the other stay as they began,
+    without effect, so that a model may grow between two runs.
+
+    Raises:
+        UsageError: the networks are of other sizes.
+    """
+    try:
+        missing, unknown = model.load_state_dict(known.state_dict(), strict=False)
+        fits = not unknown and all(BLOCK.search(name) for name in missing)
+    except RuntimeError:  # other shapes
+        fits = False
+    if not fits:
+        raise UsageError("the networks to start from do not fit into this program's")
 
 
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
@@ -144,10 +163,12 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        self.options.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self.options.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.options.checkpoint)
+        try:
+            torch.save(state, partial)
+            partial.replace(self.options.checkpoint)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            raise OutputError(f"{self.options.checkpoint}: {error}") from error
 
     def _one_step(self, progress: float) -> tuple[float, dict[str, float]]:
         factor = learning_rate_factor(self.step, progress)
@@ -175,7 +196,8 @@ class Run:
             self.seconds += now - last
             last = now
             for name, value in {"loss": loss, **figures}.items():
-                smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
+                if math.isfinite(value):
+                    smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
             words = _words(smooth)
             options.tick(progress, words)
             if now - saved > 60 * options.save_every:

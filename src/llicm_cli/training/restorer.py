@@ -40,7 +40,7 @@ CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 RDO_SHARE, RPO_SHARE = 0.25, 0.25  # of the pictures; the others are not coded
 SEEN_SHARE = 0.2  # of the pictures that the guide looks at; half of those it describes in place of a text
 GRID = 1  # cut-outs of a crop that the guide sees, beside the whole
-MORE = (*3 * ("denoise",), *2 * ("derain",), "deblur", "dehaze", "deraindrop")  # gain most from more samples
+MORE = (*3 * ("denoise",), *3 * ("derain",), *2 * ("dehaze",), "deblur", "deraindrop")  # gain most from more
 DECK = (*CLASSES, *MORE)
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
@@ -108,7 +108,8 @@ class ClassWeights:
             count = torch.zeros_like(self.error).index_add(
                 0, labels, torch.ones_like(each, dtype=torch.float)
             )
-            mean = torch.where(count > 0, total / count.clamp(min=1), self.error)
+            known = (count > 0) & total.isfinite()
+            mean = torch.where(known, total / count.clamp(min=1), self.error)
             self.error = torch.lerp(self.error, mean, 0.02)
             weights = 1 / self.error.clamp(min=LEAST_ERROR)
             return (weights / weights.mean())[labels]

@@ -1,0 +1,94 @@
+"""Files: read whole, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from llicm_cli.errors import InputError, OutputError
+
+UMASK = os.umask(0)  # can only be read by setting it, which threads must not do
+os.umask(UMASK)
+
+_unfinished: set[Path] = set()  # temporary files of threads that are at work
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; raises InputError."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Write a whole file or nothing: a temporary file beside it, synced, then renamed.
+
+    A symbolic link is followed; a device or pipe is written to as it is.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+    """
+    check_output(path, overwrite=overwrite)
+    temporary = None
+    try:
+        if _is_device(path):
+            path.write_bytes(data)
+            return
+        path = path.resolve()
+        handle, name = tempfile.mkstemp(prefix=".llicm-", dir=path.parent)
+        temporary = Path(name)
+        _unfinished.add(temporary)
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
+        if overwrite or not _linked(temporary, path):
+            temporary.replace(path)
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+            _unfinished.discard(temporary)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file another name, if that is not taken and where links can be made: unlike a rename, this never
+    replaces what another program has written meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise OutputError("exists by now (use --overwrite to replace it)") from error
+    except OSError:
+        return False
+    return True
+
+
+def remove_unfinished() -> None:
+    """Leave no temporary file, before a process ends in the middle of its work."""
+    for temporary in list(_unfinished):
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError early where writing ``path`` is sure to fail."""
+    try:
+        if path.is_dir():
+            raise OutputError("is a folder")
+        if _is_device(path):
+            return
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError("exists already (use --overwrite to replace it)")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} does not exist")
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from error
+
+
+def _is_device(path: Path) -> bool:
+    """A device, a pipe or a socket; also by a link, as /dev/stdout is one."""
+    return path.exists() and not path.is_file()
