@@ -17,6 +17,7 @@ SLOW_DISK = """
 import os, signal, sys
 from llicm_cli import pipeline
 from llicm_cli.cli.main import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell in the background ignore it
 os.fsync = lambda _: (os.kill(os.getpid(), {signal}), __import__("time").sleep(30))
 pipeline.encode = lambda *_: b"stream"
 sys.argv = ["llicm", "encode", sys.argv[1]]
