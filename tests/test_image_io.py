@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -106,6 +107,30 @@ def test_16_bits_of_colour_are_told_too(crop: Image.Image, kind: str):
     image, losses = read_image(deep_colour(crop, kind))
     assert image.mode == "RGB" and np.array_equal(image, crop)
     assert any("8 bits" in loss for loss in losses)
+
+
+# 4x4 pixels of one grey in RGB, in files that Pillow cannot write: JPEG 2000 of 16 bits, AVIF of 10.
+HIDDEN_BITS = {
+    "JPEG2000": (
+        "/0//UQAvAAAAAAAEAAAABAAAAAAAAAAAAAAABAAAAAQAAAAAAAAAAAADDwEBDwEBDwEB/1IADAAAAAEBAAQEAAH/XAAEQID/ZAAl"
+        "AAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAAAjAAH/k8P/AAcAFABciELhIPKfBgeVMl+AgP/Z"
+    ),
+    "AVIF": (
+        "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAA"
+        "AAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAIAAAAChpaW5mAAAAAAABAAAAGmluZmUCAAAAAAEA"
+        "AGF2MDFDb2xvcgAAAABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAABAAAAAQAAAAQcGl4aQAAAAADCgoKAAAADGF2MUOBIEAA"
+        "AAAAE2NvbHJuY2x4AAIAAgAGgAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAAKG1kYXQSAAoIOAR9rAgIGkAyEheCYwTDDDDPIIQA"
+        "kD0+s1evgA=="
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN_BITS)
+def test_bits_that_pillow_drops_in_silence_are_told(crop: Image.Image, kind: str):
+    image, losses = read_image(base64.b64decode(HIDDEN_BITS[kind]))
+    assert image.mode == "RGB" and image.getcolors() == [(16, (156, 156, 156))]
+    assert any("8 bits" in loss for loss in losses)
+    assert not any("8 bits" in loss for loss in read_image(saved(crop, kind))[1])
 
 
 @pytest.mark.parametrize("value", [70_000, 200])

@@ -111,7 +111,7 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         white, frames = _white(image), getattr(image, "n_frames", 1)  # before the pixels are loaded
         with _unlimited() if image.format in ("TIFF", "PNG") else nullcontext():  # these ask again
             image.load()
-        losses = _losses(image, white, frames)
+        losses = _losses(image, white > 255 or _hides_bits(image, data), frames)
         metadata = _metadata(image)
         turn = TURNS.get(_orientation(metadata.get("exif", b"")))
         if "exif" in metadata:
@@ -132,10 +132,13 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
 
 def _is_raw(image: Image.Image, data: bytes) -> bool:
     """Whether this is a TIFF that begins with a small copy of a larger picture, which Pillow cannot read."""
-    if image.format != "TIFF":
-        return False
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    return bool(tags.get(TIFF_KIND, 0) & 1) or DNG_VERSION in tags or data[8:10] == b"CR"
+    preview = bool(_tag(image, TIFF_KIND, 0) & 1) or _tag(image, DNG_VERSION, None) is not None
+    return preview or (image.format == "TIFF" and data[8:10] == b"CR")
+
+
+def _tag(image: Image.Image, number: int, default: Any) -> Any:
+    """A tag of a TIFF; the default where it has none, and of other files."""
+    return image.tag_v2.get(number, default) if image.format == "TIFF" else default  # type: ignore[attr-defined]
 
 
 def _white(image: Image.Image) -> int:
@@ -153,9 +156,19 @@ def _white(image: Image.Image) -> int:
     return 65535 if image.mode.startswith(("I", "F")) else 255
 
 
-def _losses(image: Image.Image, white: int, frames: int) -> list[str]:
-    """What coding this picture will not keep, in words."""
-    deep = white > 255
+def _hides_bits(image: Image.Image, data: bytes) -> bool:
+    """Whether a file has more bits a channel than the 8 that Pillow reads without a word."""
+    if image.format == "AVIF":  # high_bitdepth of an AV1CodecConfigurationRecord (AV1-ISOBMFF 2.3.3)
+        _, found, record = data.partition(b"av1C")
+        return bool(found) and record[2] & 0x40 > 0
+    if image.format == "JPEG2000":  # Ssiz of the first component (ISO/IEC 15444-1, A.5.1)
+        _, found, header = data.partition(b"\xff\x4f\xff\x51")
+        return bool(found) and header[38] & 0x7F > 7
+    return False
+
+
+def _losses(image: Image.Image, deep: bool, frames: int) -> list[str]:
+    """What coding this picture will not keep, in words; ``deep``: it has more than 8 bits a channel."""
     lost = {word for key, word in NOT_KEPT.items() if image.info.get(key)}
     if set(getattr(image, "text", ())) - OWN_TEXTS - {PNG_XMP}:
         lost.add("text")
@@ -172,7 +185,7 @@ def _losses(image: Image.Image, white: int, frames: int) -> list[str]:
         losses.append("more than 8 bits a channel: coded at 8 bits")
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBX", "RGBa", "La") and not deep:
         losses.append(f"colours are converted from {image.mode} to RGB")
-    if image.format == "TIFF" and 0 in image.tag_v2.get(TIFF_EXTRA, ()):  # type: ignore[attr-defined]
+    if 0 in _tag(image, TIFF_EXTRA, ()):
         losses.append("bands beyond those of the colour are not kept")
     return losses
 
@@ -278,15 +291,15 @@ def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses
 
 def _grey_of_16_bits(image: Image.Image, white: int, losses: list[str]) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
-    clear = values == image.info.get("transparency", -1)
     before = np.count_nonzero(np.bincount(values.ravel()))
-    if image.format == "TIFF" and image.tag_v2.get(TIFF_WHITE) == 0:  # type: ignore[attr-defined]
+    if _tag(image, TIFF_WHITE, 1) == 0:
         values = white - values  # Pillow does so at 8 bits only
     grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
     left = sum(count > 0 for count in grey.histogram())
     if left < min(before, FEW_GREYS):
         losses.append(f"{left} of {before} grey levels are left: stretch them before coding")
-    if "transparency" in image.info:
+    if "transparency" in image.info:  # of a PNG
+        clear = values == image.info["transparency"]
         grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
     return grey
 

@@ -21,7 +21,8 @@ def find_photos(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder")
-    known = {suffix for suffix, name in Image.registered_extensions().items() if name in picture_formats()}
+    formats = picture_formats()
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file()}
     if not found:
         raise UsageError("no pictures found in the training folders")
