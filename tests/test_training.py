@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -21,10 +22,17 @@ from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError, OutputError, UsageError
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig
 from llicm_cli.models.distortion import distortion
+from llicm_cli.models.entropy import SCALE_LEVELS, scale_of
 from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
 from llicm_cli.tasks import CLASSES
-from llicm_cli.training.codec import TrainedCodec, start_from_principal_components, weights_file
-from llicm_cli.training.data import find_photos
+from llicm_cli.training.codec import (
+    TrainedCodec,
+    coder_tables,
+    start_from_principal_components,
+    stratified_positions,
+    weights_file,
+)
+from llicm_cli.training.data import Crops, find_photos
 from llicm_cli.training.loop import Budget, Options, Run, learning_rate_factor, take_over
 from llicm_cli.training.restorer import ClassWeights
 
@@ -178,8 +186,8 @@ def test_a_grown_model_codes_as_before(shaken: TrainedCodec):
     take_over(grown, shaken)
     with torch.no_grad():
         for rpo in (False, True):
-            a, b = (m.codec(x, t, "chosen", rpo) for m in (shaken, grown))
-            assert all(torch.equal(*pair) for pair in zip(a, b, strict=True))
+            a, b = (vars(m.codec(x, t, "chosen", rpo)) for m in (shaken, grown))
+            assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("sizes", [{"coarse_blocks": 0}, {"latent": 64}, {"prior": 8}])
@@ -190,7 +198,7 @@ def test_a_model_does_not_shrink(shaken: TrainedCodec, sizes: dict[str, int]):
 
 def test_weights_older_than_the_blocks_for_rpo_decode_as_before(shaken: TrainedCodec, tmp_path: Path):
     path = tmp_path / "codec.safetensors"
-    path.write_bytes(weights_file(shaken))
+    path.write_bytes(weights_file(shaken, load_codec().tables))
     tensors = safetensors.torch.load_file(path)
     older = {name: value for name, value in tensors.items() if "_rpo." not in name}
     assert len(older) < len(tensors)
@@ -215,11 +223,34 @@ def test_transforms_reach_no_farther_than_bands_overlap():
         y = torch.randn(1, 8, 41, 2, requires_grad=True)
         codec.analyse(x, t, rpo)[:, :, row].sum().backward()
         codec.decode_latents(y, t, rpo)[:, :, 16 * row : 16 * (row + 1)].square().sum().backward()
-        for given, side, margin in ((x, PATCH, coding.MARGIN), (y, 1, coding.SYNTHESIS_MARGIN)):
+        for given, side, margin in ((x, PATCH, coding.ANALYSIS_MARGIN), (y, 1, coding.SYNTHESIS_MARGIN)):
             assert given.grad is not None
             reached = given.grad.abs().sum((0, 1, 3)).nonzero().flatten() // side
             assert row - margin <= reached.min() < row - 4
             assert row + 4 < reached.max() <= row + margin
+
+
+def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("llicm_cli.training.codec.COUNTED_BATCHES", 1)
+
+    def draws() -> Crops:
+        return Crops(find_photos([photos]), torch.device("cpu"), 192, seed=0)
+
+    crops, again = draws(), draws()
+    torch.manual_seed(1)
+    tables = coder_tables(shaken, crops, batch=2)
+    assert tables.problem(SCALE_LEVELS + SMALL.hyper) is None
+    torch.manual_seed(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x, t = again.batch(2, 192), stratified_positions(2, torch.device("cpu"))
+        sent = shaken.codec(x, t, "chosen", rpo=False)
+    cdfs, _, offsets = tables.lists
+    levels, counts = sent.index.round().int().unique(return_counts=True)
+    level = int(levels[counts.argmax()])
+    zeros = float((sent.symbols[sent.index.round() == level] == 0).double().mean())
+    share = (cdfs[level][1 - offsets[level]] - cdfs[level][-offsets[level]]) / 2**16
+    gaussian = math.erf(0.5 / float(scale_of(torch.tensor(level))) / math.sqrt(2))
+    assert abs(share - zeros) < 0.01 < abs(gaussian - zeros)
 
 
 def test_the_start_is_a_transform_codec(crop: Image.Image):
@@ -236,8 +267,8 @@ def test_the_start_is_a_transform_codec(crop: Image.Image):
 @pytest.mark.parametrize("rpo", [False, True])
 def test_gradients_reach_every_network(shaken: TrainedCodec, rpo: bool):
     codec = shaken.codec
-    x_hat, bits, _ = codec(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy", rpo)
-    (bits.mean() + x_hat.square().mean()).backward()
+    seen = codec(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy", rpo)
+    (seen.bits.mean() + seen.x_hat.square().mean()).backward()
     dead = {id(p) for p in codec.parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert dead == (set() if rpo else {id(p) for p in codec.rpo_parameters()})
 
@@ -267,11 +298,16 @@ def test_no_photos_is_wrong_usage(llicm: Llicm, tmp_path: Path):
     assert llicm("train", "codec", tmp_path, "-o", tmp_path / "x.safetensors", "--steps", "1").code == 2
 
 
+def steps(card: dict[str, Any]) -> int:
+    """Of a run and of all before it."""
+    return card["steps"] + (steps(card["started_from"]) if card["started_from"] else 0)
+
+
 def test_the_shipped_weights_have_a_card_and_fit_their_limits():
     card = json.loads((folder() / "codec.json").read_text())
     config, parts, digest = read_parts(folder() / "codec.safetensors")
     assert card["sha256"] == digest.hex() and card["configuration"] == config
-    assert card["steps"] > 1000 and card["validation"]
+    assert card["validation"] and steps(card) > 30_000
     assert (folder() / "codec.safetensors").stat().st_size < 25e6
     assert {t.dtype for t in parts["codec."].values()} == {torch.float16}
 

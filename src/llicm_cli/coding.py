@@ -46,8 +46,9 @@ from llicm_cli.tables import Tables
 
 BAND_PIXELS = 2**22
 STREAM_SYMBOLS = 2**21
-MARGIN = 8  # latents; analysis and hyper transforms reach no farther (128 pixels)
-SYNTHESIS_MARGIN = 10  # latents; the synthesis reaches no farther
+ANALYSIS_MARGIN = 10  # latents; the analysis reaches no farther (160 pixels)
+HYPER_MARGIN = 2  # hyper-latents; nor do the hyper transforms
+SYNTHESIS_MARGIN = 11  # latents; nor does the synthesis
 CONTEXT_MARGIN = 2  # latents; the context models reach one, and bands start at even rows
 
 
@@ -107,7 +108,7 @@ class _Latents:
     def _from_hyper(self, top: int, bottom: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of latent rows: features for the means, the first means, features for the scales."""
         if self._seen != (top, bottom) or self._features is None:
-            first, last = _wider(top // HYPER, -(-bottom // HYPER), MARGIN // HYPER, self.z_hat.shape[1])
+            first, last = _wider(top // HYPER, -(-bottom // HYPER), HYPER_MARGIN, self.z_hat.shape[1])
             z_hat = self.z_hat[:, first:last]
             rows = slice(top - first * HYPER, bottom - first * HYPER)
             means = self.model.codec.mean_prior.body(z_hat[None])[:, :, rows, : self.y.shape[2]]
@@ -249,11 +250,11 @@ def encode_pixels(
     places = bands(h, w)
     y = torch.empty(codec.config.latent, h, w)
     for top, bottom in places:
-        first, last = _wider(top, bottom, MARGIN, h)
+        first, last = _wider(top, bottom, ANALYSIS_MARGIN, h)
         y[:, top:bottom] = codec.analyse(read(first, last), t, rpo)[0, :, top - first : bottom - first]
     z_hat = torch.empty(codec.config.hyper, -(-h // HYPER), -(-w // HYPER))
     for top, bottom in places:
-        first, last = _wider(top, bottom, MARGIN, h)
+        first, last = _wider(top, bottom, HYPER * HYPER_MARGIN, h)
         z = codec.hyper_latents(y[None, :, first:last], t)[0, :, (top - first) // HYPER :]
         cells = slice(top // HYPER, -(-bottom // HYPER))
         z_hat[:, cells] = z[:, : cells.stop - cells.start].round().clamp(-HYPER_LIMIT, HYPER_LIMIT)

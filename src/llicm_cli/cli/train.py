@@ -147,10 +147,11 @@ def codec(
         from llicm_cli.training.data import find_photos, split
 
         photos = split(find_photos(data))
-        model, run = train_codec(CodecConfig(), *photos, options, start_from, decoder_only)
+        model, tables, run = train_codec(CodecConfig(), *photos, options, start_from, decoder_only)
     network = model.codec
     _write_card(
-        "codec", output, weights_file(model), options, run, data, photos, network.config, network, start_from,
+        "codec", output, weights_file(model, tables), options, run, data, photos, network.config, network,
+        start_from,
         "(bpp + lambda 255^2 D) / sqrt(lambda 255^2), lambda log-uniform; D: see models/distortion.py",
     )  # fmt: skip
 
@@ -307,7 +308,7 @@ def joint(
     with _options("joint", output, steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.perceptual import SqueezeNetDistance
-        from llicm_cli.models.weights import check_pair, folder, load_guide, load_restorer
+        from llicm_cli.models.weights import check_pair, folder, load_codec, load_guide, load_restorer
         from llicm_cli.training.codec import load_trained, weights_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
@@ -321,10 +322,11 @@ def joint(
         weights = Weights(alpha, beta, gamma, delta)
         distance = SqueezeNetDistance(perceptual) if perceptual else None
         networks = load_trained(codec), head, eyes
+        tables = load_codec(codec).tables  # streams of objective rdo stay as they are
         model, run = train_joint(*networks, *photos, real, weights, options, distance)
     _write_card(
-        "joint", output, weights_file(model), options, run, data, photos, model.codec.config, model.codec,
-        codec, "alpha D + beta R + gamma E, see training/joint.py", guide=eyes.id, restorer=head.id,
-        pairs=[card.short(p) for p in pairs or []], alpha=alpha, beta=beta, gamma=gamma,
-        delta=delta if perceptual else 0,
+        "joint", output, weights_file(model, tables), options, run, data, photos, model.codec.config,
+        model.codec, codec, "alpha D + beta R + gamma E, see training/joint.py",
+        guide=eyes.id, restorer=head.id, pairs=[card.short(p) for p in pairs or []],
+        alpha=alpha, beta=beta, gamma=gamma, delta=delta if perceptual else 0,
     )  # fmt: skip

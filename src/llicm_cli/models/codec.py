@@ -45,13 +45,32 @@ class CodecConfig:
     latent: int = 320
     fine: int = 128  # width at 1/8 resolution
     coarse: int = 256  # width at 1/16 resolution
-    fine_blocks: int = 4
-    coarse_blocks: int = 5
+    fine_blocks: int = 6
+    coarse_blocks: int = 6
     hyper: int = 128
     prior: int = 192  # width of the hyper transforms
     context: int = 256
     scale: int = 128
     anchors: int = 9
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a training pass makes of pictures x.
+
+    Attributes:
+        x_hat: (B, 3, H, W), not clamped.
+        bits: of y, (B,).
+        z: before quantisation, (B, Z, H/64, W/64).
+        symbols: of y, (B, C, H/16, W/16).
+        index: their scale indices, real valued.
+    """
+
+    x_hat: Tensor
+    bits: Tensor
+    z: Tensor
+    symbols: Tensor
+    index: Tensor
 
 
 class Analysis(nn.Module):
@@ -223,7 +242,7 @@ class Codec(nn.Module):
         plain = y_hat * self.inverse_gain(t).exp()
         return self.synthesis(plain, plain / self.log_spread.exp()[:, None, None], t, rpo).float()
 
-    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser, rpo: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser, rpo: bool) -> Pass:
         """Training pass.
 
         Args:
@@ -231,9 +250,6 @@ class Codec(nn.Module):
             t: (B,) rate positions.
             quantiser: see ``Quantiser``.
             rpo: whether that is the objective of the streams.
-
-        Returns:
-            x_hat (B, 3, H, W), bits of y (B,), z before quantisation (B, Z, H/64, W/64).
         """
         y = self.analyse(x, t, rpo)
         z = self.hyper_latents(y, t)
@@ -259,4 +275,4 @@ class Codec(nn.Module):
             y_hat = torch.where(mask, y + (symbol - residual).detach(), y_hat)
         error = torch.rand_like(y) - 0.5 if quantiser == "noisy" else (symbol - residual).detach()
         bits = gaussian_bits(residual + error, scale_of(index)).sum((1, 2, 3))
-        return self.decode_latents(y_hat, t, rpo), bits, z
+        return Pass(self.decode_latents(y_hat, t, rpo), bits, z, symbol, index)

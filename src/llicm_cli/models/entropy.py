@@ -1,4 +1,4 @@
-"""The scale prior: which of the 64 Gaussian tables codes each latent.
+"""The scale prior: which of 64 tables codes each latent.
 
 A decoder that picks one wrong table loses the whole stream, so *only integers choose a table*:
 the inputs are integers that were already parsed (the hyper-latent and the symbols of earlier coding

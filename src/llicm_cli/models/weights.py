@@ -104,7 +104,7 @@ class CodecModel:
         id: the model id that streams carry, 4 bytes.
         codec: float networks, in evaluation mode.
         scale_prior: the exact integer network that chooses tables.
-        tables: Gaussian tables of the scale levels, then one for each hyper-latent channel.
+        tables: those of the scale levels, then one for each hyper-latent channel.
     """
 
     id: bytes

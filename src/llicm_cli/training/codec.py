@@ -7,7 +7,8 @@ noise. Training through the encoder's real choice of symbols, which prefers zero
 
 The synthesis alone can learn from that choice: the bits are then given, and only what is made of them
 changes. ``decoder_only`` does so, as a last run. Until then the synthesis has seen fewer zeros than it will
-be sent.
+be sent. For the same reason the range coder's tables are not those of Gaussians but of the symbols that were
+sent for training photographs.
 
 Loss of one crop: ``(bpp + lambda * 255**2 * D) / sqrt(lambda * 255**2)``, lambda drawn
 log-uniformly for every crop from the range of the model; the divisor keeps the gradients of all
@@ -31,9 +32,9 @@ from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
 from llicm_cli.models.blocks import RateTable
-from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Quantiser
+from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Pass, Quantiser
 from llicm_cli.models.distortion import distortion
-from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MIN, scale_of
+from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MAX, SCALE_MIN, scale_of
 from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
@@ -46,6 +47,9 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
 
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
+COUNTED_BATCHES = 40  # for the tables
+COUNTED_SYMBOL = math.ceil(GAUSSIAN_REACH * SCALE_MAX)  # larger ones count as this one
+GAUSSIAN_SHARE = 1000  # symbols of each scale level, beside those that were counted
 HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
 VALIDATION_PHOTOS, VALIDATION_CROP = 16, 256  # enough to follow a run, cheap enough to do often
@@ -61,11 +65,11 @@ class TrainedCodec(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, quantiser: Quantiser, rpo: bool) -> tuple[Tensor, Tensor]:
         """x (B, 3, H, W), t (B,) -> x_hat, bits a pixel (B,); arguments as of ``Codec.forward``."""
-        x_hat, bits, z = self.codec(x, t, quantiser, rpo)
+        seen: Pass = self.codec(x, t, quantiser, rpo)
         with torch.autocast(x.device.type, enabled=False):
-            _, likelihood = self.hyper_prior(z.contiguous(), training=True)
-        bits = bits - torch.log2(likelihood).sum((1, 2, 3))
-        return x_hat, bits / (x.shape[2] * x.shape[3])
+            _, likelihood = self.hyper_prior(seen.z.contiguous(), training=True)
+        bits = seen.bits - torch.log2(likelihood).sum((1, 2, 3))
+        return seen.x_hat, bits / (x.shape[2] * x.shape[3])
 
 
 @torch.no_grad()
@@ -104,19 +108,37 @@ def stratified_positions(count: int, device: torch.device) -> Tensor:
     return (parts / count).to(device)
 
 
-def _coder_tables(model: TrainedCodec) -> Tables:
-    """The range coder's integer tables: one for each Gaussian scale level, one for each channel of z."""
-    levels = scale_of(torch.arange(SCALE_LEVELS, dtype=torch.float64))
+@torch.no_grad()
+def coder_tables(model: TrainedCodec, crops: Crops, batch: int) -> Tables:
+    """The range coder's integer tables: one for each scale level, one for each channel of z.
+
+    A scale level's is the share of every symbol among those sent for crops of all rates, both signs alike;
+    ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    width = 2 * COUNTED_SYMBOL + 1
+    counts = torch.zeros(SCALE_LEVELS * width, dtype=torch.int64, device=device)
+    for _ in range(COUNTED_BATCHES):
+        with torch.autocast(device.type, torch.bfloat16):
+            x, t = crops.batch(batch, CROP_FIRST), stratified_positions(batch, device)
+            sent: Pass = model.codec(x, t, "chosen", rpo=False)
+        symbol = sent.symbols.clamp(-COUNTED_SYMBOL, COUNTED_SYMBOL) + COUNTED_SYMBOL
+        counts += torch.bincount(
+            (sent.index.round() * width + symbol).long().flatten(), minlength=len(counts)
+        )
+    shares = counts.view(SCALE_LEVELS, width).cpu().double()
+    shares = shares + shares.flip(1)
     rows: list[tuple[int, list[float]]] = []
-    for scale in levels.tolist():
+    for scale, share in zip(scale_of(torch.arange(SCALE_LEVELS, dtype=torch.float64)), shares, strict=True):
         reach = math.ceil(GAUSSIAN_REACH * scale)
         edges = (torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5) / scale
-        rows.append((-reach, torch.special.ndtr(edges).diff().tolist()))
-    grid = torch.arange(-HYPER_GRID, HYPER_GRID + 1, dtype=torch.float32)
-    channels = model.codec.config.hyper
-    prior = model.hyper_prior.cpu().eval()
-    _, likelihood = prior(grid.expand(1, channels, 1, -1).contiguous())
-    for pmf in likelihood[0, :, 0].double():
+        inside = share[COUNTED_SYMBOL - reach : COUNTED_SYMBOL + reach + 1]
+        pmf = (inside + GAUSSIAN_SHARE * torch.special.ndtr(edges).diff()) / (share.sum() + GAUSSIAN_SHARE)
+        rows.append((-reach, pmf.tolist()))
+    grid = torch.arange(-HYPER_GRID, HYPER_GRID + 1, dtype=torch.float32, device=device)
+    _, likelihood = model.hyper_prior(grid.expand(1, model.codec.config.hyper, 1, -1).contiguous())
+    for pmf in likelihood[0, :, 0].double().cpu():
         likely = (pmf > 1e-6).nonzero()
         first, last = int(likely[0]), int(likely[-1])
         rows.append((first - HYPER_GRID, pmf[first : last + 1].tolist()))
@@ -128,11 +150,9 @@ def _coder_tables(model: TrainedCodec) -> Tables:
     )
 
 
-def weights_file(model: TrainedCodec) -> bytes:
+def weights_file(model: TrainedCodec, tables: Tables) -> bytes:
     """The weights file of a trained model."""
-    model = model.cpu().eval()
-    with torch.no_grad():
-        tables = _coder_tables(model)
+    model = model.cpu()
     hyper_prior = {f"hyper_prior.{k}": v for k, v in model.hyper_prior.named_parameters()}
     return codec_file(model.codec, tables, hyper_prior)
 
@@ -154,7 +174,7 @@ def train_codec(
     options: Options,
     start_from: Path | None = None,
     decoder_only: bool = False,
-) -> tuple[TrainedCodec, Run]:
+) -> tuple[TrainedCodec, Tables, Run]:
     """Run the stage.
 
     Args:
@@ -166,7 +186,7 @@ def train_codec(
         decoder_only: train the synthesis alone, on the symbols that the encoder sends.
 
     Returns:
-        The averaged model and the run that made it.
+        The averaged model, its tables, and the run that made it.
     """
     torch.manual_seed(options.seed)
     device = options.device
@@ -212,4 +232,4 @@ def train_codec(
     crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, TrainedCodec)
-    return trained, run
+    return trained, coder_tables(trained, crops, options.batch), run

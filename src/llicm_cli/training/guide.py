@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.degrade import Dice
-from llicm_cli.models.codec import Codec
+from llicm_cli.models.codec import Codec, Pass
 from llicm_cli.models.guide import Guide, class_means, views
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
@@ -40,8 +40,8 @@ def through_codec(codec: Codec, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
     """What a decoder would show: (B, 3, H, W), H and W multiples of 64, at rate positions t (B,), coded with
     objective rpo or rdo."""
     with torch.autocast(x.device.type, torch.bfloat16):
-        x_hat, _, _ = codec(x, t, "chosen", rpo)
-    return x_hat.float().clamp(0, 1)
+        seen: Pass = codec(x, t, "chosen", rpo)
+    return seen.x_hat.float().clamp(0, 1)
 
 
 def _contrast(a: Tensor, b: Tensor) -> Tensor:
