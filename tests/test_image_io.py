@@ -127,6 +127,8 @@ HIDDEN_BITS = {
 
 @pytest.mark.parametrize("kind", HIDDEN_BITS)
 def test_bits_that_pillow_drops_in_silence_are_told(crop: Image.Image, kind: str):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
     image, losses = read_image(base64.b64decode(HIDDEN_BITS[kind]))
     assert image.mode == "RGB" and image.getcolors() == [(16, (156, 156, 156))]
     assert any("8 bits" in loss for loss in losses)
