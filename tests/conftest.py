@@ -54,7 +54,8 @@ def crop() -> Image.Image:
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+    with np.errstate(divide="ignore"):  # equal pictures
+        return float(10 * np.log10(255**2 / np.mean(difference**2)))
 
 
 @dataclass

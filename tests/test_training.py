@@ -28,6 +28,7 @@ from llicm_cli.tasks import CLASSES
 from llicm_cli.training.codec import (
     TrainedCodec,
     coder_tables,
+    count_sent_symbols,
     start_from_principal_components,
     stratified_positions,
     weights_file,
@@ -238,7 +239,7 @@ def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypa
 
     crops, again = draws(), draws()
     torch.manual_seed(1)
-    tables = coder_tables(shaken, crops, batch=2)
+    tables = coder_tables(shaken, count_sent_symbols(shaken, crops, batch=2))
     assert tables.problem(SCALE_LEVELS + SMALL.hyper) is None
     torch.manual_seed(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -49,8 +49,8 @@ class Block(nn.Module):
         self.reduce = Pointwise(2 * width, width, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1)))
-        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1))
+        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1, inplace=True)))
+        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1, inplace=True))
 
 
 class Down(nn.Module):

@@ -89,8 +89,9 @@ class Film(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """c: (B, condition, 1, 1)."""
         scale, shift = self.tell(c).chunk(2, 1)
-        size = x.float().square().mean(1, keepdim=True).add(NORM_FLOOR**2).rsqrt().to(x.dtype)
-        return x * size * (1 + scale) + shift
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        size = (norm.square() / x.shape[1] + NORM_FLOOR**2).rsqrt().to(x.dtype)
+        return torch.addcmul(shift, x * size, 1 + scale)
 
 
 class ConditionedBlock(nn.Module):
@@ -107,8 +108,9 @@ class ConditionedBlock(nn.Module):
         self.reduce = Pointwise(2 * width, width, zero=True)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(self.film_space(x, c)), 0.1)))
-        return x + self.reduce(F.leaky_relu(self.expand(self.film_mix(x, c)), 0.1))
+        inner = F.leaky_relu(self.enter(self.film_space(x, c)), 0.1, inplace=True)
+        x = x + self.leave(self.depthwise(inner))
+        return x + self.reduce(F.leaky_relu(self.expand(self.film_mix(x, c)), 0.1, inplace=True))
 
 
 class Attend(nn.Module):

@@ -109,12 +109,9 @@ def stratified_positions(count: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def coder_tables(model: TrainedCodec, crops: Crops, batch: int) -> Tables:
-    """The range coder's integer tables: one for each scale level, one for each channel of z.
-
-    A scale level's is the share of every symbol among those sent for crops of all rates, both signs alike;
-    ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen.
-    """
+def count_sent_symbols(model: TrainedCodec, crops: Crops, batch: int) -> Tensor:
+    """How often every symbol is sent for crops of all rates: float64 (SCALE_LEVELS, 2 * COUNTED_SYMBOL + 1),
+    from -COUNTED_SYMBOL on, larger ones counted as the largest."""
     model.eval()
     device = next(model.parameters()).device
     width = 2 * COUNTED_SYMBOL + 1
@@ -127,17 +124,28 @@ def coder_tables(model: TrainedCodec, crops: Crops, batch: int) -> Tables:
         counts += torch.bincount(
             (sent.index.round() * width + symbol).long().flatten(), minlength=len(counts)
         )
-    shares = counts.view(SCALE_LEVELS, width).cpu().double()
-    shares = shares + shares.flip(1)
+    return counts.view(SCALE_LEVELS, width).cpu().double()
+
+
+@torch.no_grad()
+def coder_tables(model: TrainedCodec, counts: Tensor) -> Tables:
+    """The range coder's integer tables: one for each scale level, one for each channel of z.
+
+    A scale level's is the share of every symbol among those sent, ``counts`` of ``count_sent_symbols``, both
+    signs alike; ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen.
+    """
+    counts = counts + counts.flip(1)
     rows: list[tuple[int, list[float]]] = []
-    for scale, share in zip(scale_of(torch.arange(SCALE_LEVELS, dtype=torch.float64)), shares, strict=True):
+    for scale, sent in zip(scale_of(torch.arange(SCALE_LEVELS, dtype=torch.float64)), counts, strict=True):
         reach = math.ceil(GAUSSIAN_REACH * scale)
         edges = (torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5) / scale
-        inside = share[COUNTED_SYMBOL - reach : COUNTED_SYMBOL + reach + 1]
-        pmf = (inside + GAUSSIAN_SHARE * torch.special.ndtr(edges).diff()) / (share.sum() + GAUSSIAN_SHARE)
+        inside = sent[COUNTED_SYMBOL - reach : COUNTED_SYMBOL + reach + 1]
+        pmf = (inside + GAUSSIAN_SHARE * torch.special.ndtr(edges).diff()) / (sent.sum() + GAUSSIAN_SHARE)
         rows.append((-reach, pmf.tolist()))
+    device = next(model.parameters()).device
     grid = torch.arange(-HYPER_GRID, HYPER_GRID + 1, dtype=torch.float32, device=device)
-    _, likelihood = model.hyper_prior(grid.expand(1, model.codec.config.hyper, 1, -1).contiguous())
+    grid = grid.expand(1, model.codec.config.hyper, 1, -1).contiguous()
+    _, likelihood = model.hyper_prior(grid, training=False)
     for pmf in likelihood[0, :, 0].double().cpu():
         likely = (pmf > 1e-6).nonzero()
         first, last = int(likely[0]), int(likely[-1])
@@ -232,4 +240,4 @@ def train_codec(
     crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, TrainedCodec)
-    return trained, coder_tables(trained, crops, options.batch), run
+    return trained, coder_tables(trained, count_sent_symbols(trained, crops, options.batch)), run
