@@ -97,6 +97,8 @@ def test_the_interval_covers_pictures_that_differ():
     assert rate.low is not None and rate.high is not None and rate.value is not None
     assert rate.value == pytest.approx(-10, abs=0.5)
     assert -20 < rate.low < rate.value - 1 and rate.value + 1 < rate.high < 0
+    few = bootstrapped(*(Points(p.bpp[::3], p.values[::3], "psnr", "higher") for p in (anchor, test)))
+    assert few.value is not None and few.low is None and few.high is None
     same = bootstrapped(anchor, Points(0.9 * anchor.bpp, values, "psnr", "higher"))
     assert same.low == pytest.approx(-10, abs=0.01) and same.high == pytest.approx(-10, abs=0.01)
 

@@ -20,6 +20,7 @@ from conftest import Result, psnr
 from PIL import Image
 
 import llicm_cli
+from llicm_cli.cli.files import process
 from llicm_cli.image_io import picture_bytes, read_image
 from llicm_cli.models.weights import folder, once
 
@@ -374,6 +375,52 @@ def test_a_batch_does_what_it_can_and_lists_the_rest(
 def test_existing_outputs_are_replaced_or_skipped_not_both(llicm: Llicm, picture: Path):
     both = llicm("encode", picture, "--overwrite", "--skip-existing")
     assert both.code == 2 and "only one" in one_line(both)
+
+
+def test_two_batches_over_the_same_files_do_not_fail(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    inputs, outputs = ([tmp_path / f"{i}.{kind}" for i in range(3)] for kind in ("in", "out"))
+    for path in inputs:
+        path.write_bytes(b"a")
+
+    def convert(data: bytes, _: Path, target: Path) -> bytes:
+        if target == outputs[0]:  # what another process does meanwhile
+            outputs[0].write_bytes(b"other")
+            outputs[2].write_bytes(b"other")
+        return data
+
+    process(inputs, outputs, convert, overwrite=False, skip_existing=True, jobs=1)
+    assert [path.read_bytes() for path in outputs] == [b"other", b"a", b"other"]
+    assert capfd.readouterr().err == "llicm: 2 of 3 were there already\n"
+
+
+def test_jobs_share_the_threads_that_one_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given: list[int] = []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"")
+    inputs, outputs = [tmp_path / "a", tmp_path / "b"], [tmp_path / "c", tmp_path / "d"]
+    process(inputs, outputs, lambda data, *_: data, overwrite=False, skip_existing=False, jobs=2)
+    assert given == [2]
+
+
+def test_results_of_a_batch_are_not_taken_for_its_inputs(llicm: Llicm, crop: Image.Image, tmp_path: Path):
+    crop.save(tmp_path / "a.png")
+    assert llicm("degrade", tmp_path / "a.png", "--task", "dehaze").code == 0
+    both = [tmp_path / "a.dehaze.png", tmp_path / "a.png"]
+    again = llicm("degrade", *both, "--task", "dehaze", "--overwrite")
+    assert again.code == 2 and "a.dehaze.png is an input and the output of another" in one_line(again)
+    skipped = llicm("degrade", *both, "--task", "dehaze", "--skip-existing")
+    assert (skipped.code, skipped.stderr) == (0, "llicm: 2 of 2 were there already\n")
+    assert names(tmp_path) == ["a.dehaze.png", "a.png"]
+    assert llicm("degrade", both[1], "--task", "dehaze", "-o", both[1], "--overwrite").code == 0
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path: Path, stream: bytes):
+    (tmp_path / "\u6f22.llic").write_bytes(stream)
+    command = [sys.executable, "-m", "llicm_cli", "info", str(tmp_path / "\u6f22.llic")]
+    shown = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert shown.returncode == 0 and rb"\u6f22.llic" in shown.stdout and shown.stderr == b""
 
 
 def test_killed_in_a_batch_leaves_whole_files(tmp_path: Path, crop: Image.Image):

@@ -279,6 +279,15 @@ def test_metadata_goes_from_every_format_to_every_lossless_one(
     assert picture_bytes(image, ".bmp")[1] == ["BMP cannot hold metadata (ICC, EXIF, XMP)"]
 
 
+def test_xmp_that_is_no_utf_8_is_told_and_left_out_of_a_png(crop: Image.Image):
+    picture = crop.copy()
+    picture.info["xmp"] = "<x/>".encode("utf-16")
+    data, losses = picture_bytes(picture, ".png")
+    assert len(losses) == 1 and "UTF-8" in losses[0] and "xmp" not in Image.open(io.BytesIO(data)).info
+    data, losses = picture_bytes(picture, ".tif")
+    assert losses == [] and Image.open(io.BytesIO(data)).info["xmp"] == picture.info["xmp"]
+
+
 def test_turning_upright_changes_one_byte_of_exif(crop: Image.Image):
     before = exif(6)
     image, _ = read_image(saved(crop, "JPEG", exif=before))

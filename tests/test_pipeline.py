@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_a_mode_that_would_lose_something_is_refused(crop: Image.Image):
 def test_transparency_is_lossless_and_metadata_stay(crop: Image.Image, mode: str):
     picture = crop.convert(mode)
     picture.putalpha(Image.linear_gradient("L").resize(crop.size))
-    kept = {"icc_profile": b"profile", "exif": b"II*\0", "xmp": b"<x/>"}
+    kept = {"icc_profile": b"profile", "exif": b"Exif\0\0II*\0", "xmp": b"<x/>"}
     picture.info = dict(kept, comment="not kept")
     for result in (llicm_cli.decode(llicm_cli.encode(picture, 0.05)), llicm_cli.enhance(picture, "denoise")):
         assert result.mode == mode and np.array_equal(result.getchannel("A"), picture.getchannel("A"))
@@ -167,6 +168,16 @@ def test_transparency_is_not_held_to_the_limits_of_pillow(crop: Image.Image, mon
     data = llicm_cli.encode(crop.convert("RGBA"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert llicm_cli.decode(data).mode == "RGBA" and Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_exif_of_a_result_can_be_handed_to_pillow(crop: Image.Image):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x010F] = "maker"
+    picture = crop.copy()
+    picture.info["exif"] = exif.tobytes()
+    decoded = llicm_cli.decode(llicm_cli.encode(picture))
+    decoded.save(file, "JPEG", exif=decoded.info["exif"])
+    assert Image.open(file).getexif()[0x010F] == "maker"
 
 
 def test_metadata_are_stored_as_documented(crop: Image.Image):

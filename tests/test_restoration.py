@@ -191,6 +191,16 @@ def test_a_mask_confines_inpainting(photo: Image.Image):
     assert np.square(filled[inside] - original[inside]).mean() < 0.5 * black
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])
+def test_transparent_parts_of_a_mask_are_no_holes(crop: Image.Image, mode: str):
+    mask = Image.new("RGBA", crop.size, (255, 255, 255, 0) if "A" in mode else (0, 0, 0, 255))
+    mask.paste((255, 255, 255, 255), (40, 40, 70, 80))
+    changed = np.asarray(llicm_cli.enhance(crop, "inpaint", mask=mask.convert(mode))) != np.asarray(crop)
+    assert changed[40:80, 40:70].any()
+    changed[40:80, 40:70] = False
+    assert not changed.any()
+
+
 def test_what_is_asked_must_make_sense(crop: Image.Image):
     wrong = [
         {"task": "polish"},
@@ -252,7 +262,11 @@ def test_enhance_explains_on_stderr_and_pipes_on_stdout(llicm: Llicm, noisy: Ima
     result = llicm("enhance", "-", "--explain", stdin=data)
     assert result.code == 0 and result.stdout.startswith(b"\x89PNG")
     lines = result.stderr.splitlines()
-    assert len(lines) == 12 and any(line.startswith("denoise ") and "%" in line for line in lines)
+    assert (
+        len(lines) == 12
+        and lines[0] == "-:"
+        and any(line.startswith("denoise ") and "%" in line for line in lines)
+    )
 
 
 def test_enhance_with_a_mask(llicm: Llicm, crop: Image.Image, tmp_path: Path):
@@ -288,6 +302,7 @@ def test_degrade_is_reproducible(llicm: Llicm, crop: Image.Image, tmp_path: Path
         assert llicm("degrade", tmp_path / "a.png", "-o", path, "--task", "dehaze", "--seed", seed).code == 0
     derived = (tmp_path / "a.dehaze.png").read_bytes()
     assert derived == out[0].read_bytes() != out[1].read_bytes()
+    assert Image.open(out[1]).info["llicm"].endswith(" degraded=dehaze seed=1")
     for wrong in ("clean", "auto", "haze"):
         assert llicm("degrade", tmp_path / "a.png", "--task", wrong).code == 2
 

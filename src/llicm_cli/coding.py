@@ -261,7 +261,7 @@ def encode_pixels(
     worth = SQUARED_ERROR_BITS
     if effort:
         refine.refine(model, read, y, z_hat, rate, t, rpo, effort)
-        worth = refine.SQUARED_ERROR_BITS
+        worth = refine.REFINED_ERROR_BITS
     writer = _Writer(model.tables, len(places) > 1)
     writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
     latents = _Latents(model, z_hat, y, rate)

@@ -346,6 +346,9 @@ def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[
             losses.append(
                 "few programs open a PNG with so large an ICC profile (.tif holds it, --strip drops it)"
             )
+        if name == "PNG" and not _is_text(metadata.get("xmp", b"")):
+            losses.append("PNG cannot hold XMP that is not UTF-8 (.tif does)")
+            del metadata["xmp"]
         options = options | _as_options(name, metadata, image.info.get("llicm"))
     if deep:
         if name != "PNG":
@@ -360,6 +363,14 @@ def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[
     finally:
         image.info = info
     return buffer.getvalue(), losses
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _deep_png(image: Image.Image, options: dict[str, Any]) -> bytes:
@@ -384,14 +395,14 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict
     if "icc" in metadata:
         options["icc_profile"] = metadata["icc"]
     if "exif" in metadata:
-        options["exif"] = EXIF_MARK + metadata["exif"]
+        options["exif"] = EXIF_MARK + metadata["exif"].removeprefix(EXIF_MARK)
     if name == "PNG":
         options["pnginfo"] = texts = PngImagePlugin.PngInfo()
         if told:
             texts.add_text("Software", "llicm")
             texts.add_text("llicm", told)
         if "xmp" in metadata:
-            texts.add_itxt(PNG_XMP, metadata["xmp"].decode(errors="replace"))
+            texts.add_itxt(PNG_XMP, metadata["xmp"].decode())
     elif name == "TIFF" and ("exif" in metadata or "xmp" in metadata):
         options["exif"] = tags = _tiff_tags(metadata.get("exif", b""))
         if "xmp" in metadata:

@@ -126,6 +126,8 @@ def _dressed(
     if alpha is not None:
         pixels.putalpha(alpha)
     pixels.info = {"llicm": told, **{INFO[name]: value for name, value in metadata.items()}}
+    if "exif" in metadata:
+        pixels.info["exif"] = EXIF_MARK + metadata["exif"]  # as Pillow reads and writes it
     return pixels
 
 
@@ -249,10 +251,11 @@ def _check_restoration(task: str, strength: float, mask: Image.Image | None) -> 
 
 
 def _hole(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """bool (H, W): where a mask is nearer to white than to black; raises UsageError."""
+    """bool (H, W): where a mask is nearer to white than to black, and opaque; raises UsageError."""
     if mask.size != size:
         raise UsageError(f"the mask is {mask.width}x{mask.height}, the picture {size[0]}x{size[1]}")
-    return torch.from_numpy(np.array(mask.convert("L"))) > 127
+    grey, alpha = torch.from_numpy(np.array(mask.convert("RGBA").convert("LA"))).unbind(2)
+    return (grey > 127) & (alpha > 127)
 
 
 def _restore(
@@ -363,8 +366,9 @@ def enhance(
         task: what to undo: one of ``tasks.TASKS``, ``auto`` (the guide decides, and leaves a good picture
             alone), several of them separated by commas, or ``none``.
         strength: 0 (no change) .. 1.
-        mask: for ``inpaint``: a picture of the same size, white where something is missing. Without it the
-            missing parts are what the picture shows in one flat colour, black or white.
+        mask: for ``inpaint``: a picture of the same size, white where something is missing (transparent
+            parts are not). Without it the missing parts are what the picture shows in one flat colour, black
+            or white.
         head: another restoration head than the installed one, of ``models.weights.load_restorer``.
 
     Returns:
@@ -423,4 +427,5 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
     if _is_grey(image):
         pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
     degraded = to_image(to_bytes(pixels), _is_grey(image))
-    return _dressed(degraded, _alpha(image), _metadata(image), _told("none", NONE, 1, None))
+    told = f"version={__version__} degraded={task} seed={seed}"
+    return _dressed(degraded, _alpha(image), _metadata(image), told)

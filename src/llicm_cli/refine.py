@@ -30,7 +30,7 @@ from llicm_cli.models.entropy import (
 )
 from llicm_cli.models.weights import CodecModel
 
-SQUARED_ERROR_BITS = 12.0  # for ``choose_symbols``, once latents are refined
+REFINED_ERROR_BITS = 12.0  # for ``choose_symbols`` in place of its own, once latents are refined
 CURVATURE = 14.0  # bits a squared quantisation step
 TILE = 48  # latents a side that are refined at once
 MARGIN = 8  # latents around them
@@ -51,7 +51,7 @@ def _choose(
     for step, mask in enumerate(step_masks(*y.shape)):
         mean = prior(step, means, first, (y_hat / unit)[None])[0] * unit
         index = model.scale_prior.index(step, scales, symbols, rate)
-        chosen = choose_symbols(y - mean, scale_of(index), SQUARED_ERROR_BITS)
+        chosen = choose_symbols(y - mean, scale_of(index), REFINED_ERROR_BITS)
         chosen = chosen * (mask & (index >= CERTAIN_ZERO_BELOW))
         y_hat += torch.where(mask, chosen + mean, 0)
         symbols += chosen.short()
@@ -126,7 +126,7 @@ def refine(
         rate: rate index of the stream.
         t: its rate position, (1,).
         rpo: whether that is its objective.
-        rounds: how often; each takes about twice as long as coding without them.
+        rounds: how often; each takes about as long as coding.
     """
     height, width = y.shape[1:]
     for top in range(0, height, TILE):

@@ -48,8 +48,8 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
         temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
         if overwrite or not _linked(temporary, path):
             temporary.replace(path)
-    except OSError as error:
-        raise OutputError(error.strerror or str(error)) from error
+    except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
+        raise OutputError(getattr(error, "strerror", None) or str(error)) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ LEAST_OVERLAP = 0.5  # of the smaller of two ranges of quality
 FEWEST_POINTS = 4
 WIDEST = 100.0  # percentage points; a wider interval says that there is no one answer for these pictures
 DRAWS = 500  # of pictures, for the interval
+FEWEST_PICTURES = 5  # of fewer, redrawn sets are too few for their interval to be told
 WITHIN = (2.5, 97.5)  # percentiles
 
 
@@ -109,7 +110,8 @@ def points(entry: dict[str, Any], pictures: list[str], metric: str, better: str)
 
 
 def bootstrapped(anchor: Points, test: Points, seed: int = 0) -> BdRate:
-    """BD-rate of the mean curves, with the interval that 95 % of redrawn sets of pictures give.
+    """BD-rate of the mean curves, with the interval that 95 % of redrawn sets of pictures give, of
+    ``FEWEST_PICTURES`` or more; no number where these sets disagree.
 
     Both must have been measured on the same pictures in the same order.
     """
@@ -130,4 +132,4 @@ def bootstrapped(anchor: Points, test: Points, seed: int = 0) -> BdRate:
     low, high = np.percentile(found, WITHIN)
     if high - low > WIDEST:
         return BdRate(reason=f"pictures disagree: {low:+.0f} .. {high:+.0f}")
-    return BdRate(whole.value, float(low), float(high))
+    return whole if len(anchor.bpp) < FEWEST_PICTURES else BdRate(whole.value, float(low), float(high))

@@ -209,7 +209,7 @@ def _comparison(sets: list[SetResults], test: str, published: Published) -> list
     parts = [f"### BD-rate of {test} (%)"]
     parts.append(
         f"Negative: {test} needs so much less than the codec of the row for the same quality. In brackets "
-        "the interval that 95 % of redrawn picture sets give."
+        "the interval that 95 % of redrawn picture sets give; none for fewer than five pictures."
     )
     for metric, about in metrics.items():
         rows = []

@@ -31,8 +31,9 @@ def fault(error: Exception, about: str = "") -> int:
 
 def show(words: str) -> None:
     """A result, as a line on stdout; raises OutputError."""
-    with _stdout_errors():  # names of files may hold bytes that are no text
-        sys.stdout.write(words.encode(errors="backslashreplace").decode() + "\n")
+    with _stdout_errors():  # names of files may hold what the terminal cannot show, or bytes that are no text
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(words.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
 
 

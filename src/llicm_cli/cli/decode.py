@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from llicm_cli.bitstream import MAX_PIXELS
@@ -49,8 +48,8 @@ def decode(
     check_suffix(output, outputs, deep)
     from llicm_cli import pipeline
 
-    def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
+    def convert(data: bytes, source: Path, target: Path) -> bytes:
         image = pipeline.decode(data, task, strength, max_pixels=max_pixels)
-        return picture_file(image, target, warn, strip=strip, deep=deep)
+        return picture_file(image, source, target, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

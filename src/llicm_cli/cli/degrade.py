@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -49,9 +48,8 @@ def degrade(
     check_suffix(output, outputs)
     from llicm_cli import pipeline
 
-    def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
-        return picture_file(
-            pipeline.degrade(read_picture(data, warn, max_pixels=max_pixels), task, seed), target, warn
-        )
+    def convert(data: bytes, source: Path, target: Path) -> bytes:
+        image = read_picture(data, source, max_pixels=max_pixels)
+        return picture_file(pipeline.degrade(image, task, seed), source, target)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +44,8 @@ def _read_mask(path: Path, max_pixels: int) -> Image.Image:
         raise InputError(f"{path}: {error}") from error
 
 
-def _explain(target: Path, shares: dict[str, float]) -> None:
-    console.say(f"{target}:", *table(shares).splitlines())
+def _explain(source: Path, shares: dict[str, float]) -> None:
+    console.say(f"{source}:", *table(shares).splitlines())
 
 
 def enhance(
@@ -83,17 +82,17 @@ def enhance(
 
     hole = None if mask is None else _read_mask(mask, max_pixels)
 
-    def convert(data: bytes, target: Path, warn: Callable[[str], None]) -> bytes:
+    def convert(data: bytes, source: Path, target: Path) -> bytes:
         if data.startswith(MAGIC):
             if hole is not None:
                 raise UsageError("a mask is for pictures, not for streams: decode the stream first")
             if explain:
-                _explain(target, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
+                _explain(source, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
             restored = pipeline.decode(data, task, strength, max_pixels=max_pixels)
-            return picture_file(restored, target, warn, strip=strip, deep=deep)
-        image = read_picture(data, warn, strip=strip, max_pixels=max_pixels)
+            return picture_file(restored, source, target, strip=strip, deep=deep)
+        image = read_picture(data, source, strip=strip, max_pixels=max_pixels)
         if explain:
-            _explain(target, pipeline.inspect(image))
-        return picture_file(pipeline.enhance(image, task, strength, hole), target, warn, deep=deep)
+            _explain(source, pipeline.inspect(image))
+        return picture_file(pipeline.enhance(image, task, strength, hole), source, target, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -98,19 +97,20 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
     return results
 
 
-def check_suffix(output: str | None, outputs: Sequence[Path], deep: bool = False) -> None:
+def check_suffix(output: str | None, outputs: list[Path], deep: bool = False) -> None:
     """Refuse an output that the user named with a suffix other than a lossless picture's, or other than
     ``.png`` where 16 bits a channel are asked for.
 
     Raises:
         UsageError: such a suffix.
     """
-    named = output is not None and list(outputs) == [Path(output)] != [STANDARD]
+    if output is None or outputs != [Path(output)] or outputs == [STANDARD]:
+        return  # derived names and standard output are PNG
     suffix = outputs[0].suffix.lower()
-    if named and suffix not in PICTURE_FORMATS:
+    if suffix not in PICTURE_FORMATS:
         known = " ".join(PICTURE_FORMATS)
         raise UsageError(f"{output}: the suffix must name a lossless picture format: {known}")
-    if named and deep and suffix != ".png":
+    if deep and suffix != ".png":
         raise UsageError(f"{output}: 16 bits a channel are written to .png files only")
 
 
@@ -125,19 +125,18 @@ def read_input(path: Path) -> bytes:
 
 
 def read_picture(
-    data: bytes, warn: Callable[[str], None], *, strip: bool = False, max_pixels: int = MAX_PIXELS
+    data: bytes, source: Path, *, strip: bool = False, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """The picture in a file, after a warning for everything that is lost of it; raises InputError.
 
     Args:
         data: the file.
-        warn: says a warning.
+        source: its name.
         strip: drop its metadata.
         max_pixels: refuse a larger one.
     """
     image, losses = read_image(data, max_pixels)
-    for loss in losses:
-        warn(loss)
+    _warn(source, losses)
     return _stripped(image) if strip else image
 
 
@@ -149,21 +148,25 @@ def _stripped(image: Image.Image) -> Image.Image:
 
 
 def picture_file(
-    image: Image.Image, target: Path, warn: Callable[[str], None], *, strip: bool = False, deep: bool = False
+    image: Image.Image, source: Path, target: Path, *, strip: bool = False, deep: bool = False
 ) -> bytes:
     """A picture as a file of the format that its name asks for, PNG without one; warns of what is lost.
 
     Args:
         image: the picture.
+        source: what it was made of.
         target: where it goes.
-        warn: says a warning.
         strip: drop its metadata.
         deep: write 16 bits a channel.
     """
     data, losses = picture_bytes(_stripped(image) if strip else image, target.suffix or ".png", deep)
-    for loss in losses:
-        warn(loss)
+    _warn(source, losses)
     return data
+
+
+def _warn(source: Path, losses: Sequence[str]) -> None:
+    for loss in losses:
+        console.say(f"llicm: {source}: warning: {loss}")
 
 
 def report(inputs: Sequence[Path], show: Callable[[Path], None]) -> None:
@@ -198,7 +201,7 @@ def _end(failures: dict[Path, int], count: int) -> None:
 def process(
     inputs: Sequence[Path],
     outputs: Sequence[Path],
-    convert: Callable[[bytes, Path, Callable[[str], None]], bytes],
+    convert: Callable[[bytes, Path, Path], bytes],
     *,
     overwrite: bool,
     skip_existing: bool,
@@ -211,51 +214,64 @@ def process(
     Args:
         inputs: files, or one ``-``.
         outputs: where their results go, from ``plan_outputs``.
-        convert: (input bytes, output path, function that says a warning) -> output bytes.
+        convert: (input bytes, input path, output path) -> output bytes.
         overwrite: replace existing outputs.
-        skip_existing: leave inputs alone whose output exists.
+        skip_existing: leave inputs alone whose output exists, or that are the output of another input.
         jobs: how many at once.
 
     Raises:
         typer.Exit: some input failed; the exit code is that of the first failure.
-        UsageError: both overwrite and skip.
+        UsageError: both overwrite and skip; or an input is the output of another one and none is skipped.
     """
     if overwrite and skip_existing:
         raise UsageError("give only one of --overwrite and --skip-existing")
+    pairs = list(zip(inputs, outputs, strict=True))
+    made = {target for source, target in pairs if target not in (source, STANDARD)}
+    if not skip_existing and (results := [source for source in inputs if source in made]):
+        raise UsageError(f"{results[0]} is an input and the output of another one; use another folder (-o)")
 
-    def one(source: Path, target: Path) -> int:
-        """The exit code."""
+    def there(target: Path) -> bool:
+        return skip_existing and target != STANDARD and os.path.exists(target)
+
+    def one(source: Path, target: Path) -> int | None:
+        """The exit code; None if there was nothing to do."""
+        if source in made or there(target):
+            return None
         try:
             data = read_input(source)
             if target != STANDARD:
                 check_output(target, overwrite=overwrite)
-            result = convert(data, target, partial(_warn, source))
+            result = convert(data, source, target)
             if target == STANDARD:
                 console.show_bytes(result)
             else:
                 write_file(target, result, overwrite=overwrite)
         except LlicmError as error:
+            if isinstance(error, OutputError) and there(target):
+                return None  # another process has made it meanwhile
             console.say(f"llicm: {target if isinstance(error, OutputError) else source}: {error}")
             return error.exit_code
         except Exception as error:
             return console.fault(error, about=f"{source}: ")
         return 0
 
-    pairs = list(zip(inputs, outputs, strict=True))
-    todo = [pair for pair in pairs if not (skip_existing and pair[1] != STANDARD and os.path.exists(pair[1]))]
-    jobs = max(1, min(jobs, len(todo)))
+    jobs = min(jobs, len(pairs))
     if jobs > 1:
         import torch
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     failures: dict[Path, int] = {}
+    skipped = 0
     pool = ThreadPoolExecutor(jobs)
     try:
         with console.progress("files") as tick:
-            running = [(source, pool.submit(one, source, target)) for source, target in todo]
+            running = [(source, pool.submit(one, source, target)) for source, target in pairs]
             for done, (source, future) in enumerate(running):
-                tick(done / len(todo), source.name)
-                if code := future.result():
+                tick(done / len(pairs), source.name)
+                code = future.result()
+                if code is None:
+                    skipped += 1
+                elif code:
                     failures[source] = code
     except KeyboardInterrupt:
         console.say("llicm: interrupted")
@@ -263,10 +279,6 @@ def process(
         os._exit(130)  # at once: threads that are at work cannot be stopped
     finally:
         pool.shutdown(cancel_futures=True)
-    if len(todo) < len(pairs):
-        console.say(f"llicm: {len(pairs) - len(todo)} of {len(pairs)} were there already")
+    if skipped:
+        console.say(f"llicm: {skipped} of {len(pairs)} were there already")
     _end(failures, len(pairs))
-
-
-def _warn(source: Path, words: str) -> None:
-    console.say(f"llicm: {source}: warning: {words}")

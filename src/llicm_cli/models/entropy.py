@@ -27,7 +27,7 @@ SCALE_MAX = 256.0
 SCALE_LEVELS = 64
 SCALE_LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 SQUARED_ERROR_BITS = 34.0  # bits that one squared quantisation step of error is worth to the encoder
-CERTAIN_ZERO_BELOW = 4  # scale index; a latent of this scale would be non-zero once in 600 times
+CERTAIN_ZERO_BELOW = 4  # scale index; a latent of the scale below would be non-zero once in 600 times
 MAGNITUDE_MAX = 63  # larger symbols count as this one in the magnitude context
 
 

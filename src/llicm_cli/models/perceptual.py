@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llicm_cli.errors import InputError
 
-LAYERS = (1, 4, 7, 9, 10, 11, 12)  # of torchvision's features: after each change of resolution
+LAYERS = (1, 4, 7, 9, 10, 11, 12)  # of torchvision's features: the first ReLU and six of the fire modules
 SMALLEST = 32  # pixels a side
 
 
@@ -47,7 +47,8 @@ class SqueezeNetDistance(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in 0..1, at least ``SMALLEST`` pixels a side -> distances (B,), 0 to 4."""
+        """Pictures (B, 3, H, W) in 0..1, at least ``SMALLEST`` pixels a side -> distances (B,), 0 to 2: the
+        features are not negative."""
         x = torch.cat((a, b))
         total = a.new_zeros(len(a))
         for i, layer in enumerate(self.features):

@@ -49,10 +49,10 @@ VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
 class Weights:
     """Of the terms of the loss, see the module."""
 
-    alpha: float = 0.3
-    beta: float = 1.0
-    gamma: float = 0.7
-    delta: float = 0.01
+    alpha: float
+    beta: float
+    gamma: float
+    delta: float
 
 
 def train_joint(
