@@ -58,6 +58,14 @@ def test_where_no_links_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "x.bin").read_bytes() == b"ours" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_links_that_lead_in_a_circle_are_no_place_to_write(tmp_path: Path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(OutputError):
+        write_file(tmp_path / "a", b"", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
 def test_a_pipe_is_written_to_by_its_name(name: str):
     code = f"from llicm_cli.storage import *; write_file(Path({name!r}), b'bytes', overwrite=False)"

@@ -254,8 +254,10 @@ def _hole(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     """bool (H, W): where a mask is nearer to white than to black, and opaque; raises UsageError."""
     if mask.size != size:
         raise UsageError(f"the mask is {mask.width}x{mask.height}, the picture {size[0]}x{size[1]}")
-    grey, alpha = torch.from_numpy(np.array(mask.convert("RGBA").convert("LA"))).unbind(2)
-    return (grey > 127) & (alpha > 127)
+    hole = np.array(mask.convert("L")) > 127
+    if mask.has_transparency_data:
+        hole &= np.array(mask.convert("RGBA").getchannel("A")) > 127
+    return torch.from_numpy(hole)
 
 
 def _restore(

@@ -89,6 +89,7 @@ class Film(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """c: (B, condition, 1, 1)."""
         scale, shift = self.tell(c).chunk(2, 1)
+        # As x / sqrt(mean(x^2) + floor^2), in the fewest passes over memory.
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
         size = (norm.square() / x.shape[1] + NORM_FLOOR**2).rsqrt().to(x.dtype)
         return torch.addcmul(shift, x * size, 1 + scale)
