@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from llicm_cli.bench.codecs import OWN_HEAD, Codec, choose
-from llicm_cli.bench.curves import BdRate, Points, bd_rate, bootstrapped, points, quality
+from llicm_cli.bench.curves import FEWEST_PICTURES, BdRate, Points, bd_rate, bootstrapped, points, quality
 from llicm_cli.bench.measure import decoded, encoded, load_results
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
@@ -209,7 +209,7 @@ def _comparison(sets: list[SetResults], test: str, published: Published) -> list
     parts = [f"### BD-rate of {test} (%)"]
     parts.append(
         f"Negative: {test} needs so much less than the codec of the row for the same quality. In brackets "
-        "the interval that 95 % of redrawn picture sets give; none for fewer than five pictures."
+        f"the interval that 95 % of redrawn picture sets give, of {FEWEST_PICTURES} pictures or more."
     )
     for metric, about in metrics.items():
         rows = []

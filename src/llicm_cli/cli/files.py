@@ -54,7 +54,9 @@ MaxPixels = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 SkipExisting = Annotated[
     bool,
-    typer.Option("--skip-existing", help="Leave inputs alone whose output exists."),
+    typer.Option(
+        "--skip-existing", help="Leave inputs alone whose output exists, or that are results of others."
+    ),
 ]
 Jobs = Annotated[
     int,
