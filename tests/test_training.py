@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from conftest import Result, photograph, psnr
 from PIL import Image
+from torch import nn
 
 from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError, OutputError, UsageError
@@ -34,7 +35,7 @@ from llicm_cli.training.codec import (
     weights_file,
 )
 from llicm_cli.training.data import Crops, find_photos
-from llicm_cli.training.loop import Budget, Options, Run, learning_rate_factor, take_over
+from llicm_cli.training.loop import Budget, Options, Run, learning_rate_factor, optimisers, take_over
 from llicm_cli.training.restorer import ClassWeights
 
 Llicm = Callable[..., Result]
@@ -58,16 +59,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llicm_cli.models.codec.CodecConfig", lambda: SMALL)
 
 
+def quick_options(checkpoint: Path, report: Callable[[str], None] = print) -> Options:
+    return Options(
+        budget=Budget(steps=4), device=torch.device("cpu"), checkpoint=checkpoint, resume=False, seed=0,
+        batch=1, muon_rate=0.01, adam_rate=0.01, ema_decay=0.9, save_every=9, report=report,
+        tick=lambda done, words: None,
+    )  # fmt: skip
+
+
 def quick_run(
     checkpoint: Path, loss: Callable[[torch.nn.Linear], torch.Tensor], report: Callable[[str], None] = print
 ) -> Run:
     """Four steps of a very small model."""
     torch.manual_seed(0)
-    options = Options(
-        budget=Budget(steps=4), device=torch.device("cpu"), checkpoint=checkpoint, resume=False, seed=0,
-        batch=1, muon_rate=0.01, adam_rate=0.01, ema_decay=0.9, save_every=9, report=report,
-        tick=lambda done, words: None,
-    )  # fmt: skip
+    options = quick_options(checkpoint, report)
     model = torch.nn.Linear(2, 2, bias=False)
 
     def named(model: torch.nn.Module, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
@@ -110,6 +115,24 @@ def test_one_overflow_costs_one_step(tmp_path: Path):
     run.to_the_end()
     assert run.model.weight.isfinite().all() and run.model.weight.abs().sum() > 0
     assert run.step == 4 and "nan" not in said[-1]
+
+
+def test_muon_takes_kernels_of_dense_convolutions_as_matrices(tmp_path: Path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
+    model = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = [layer.weight.detach().clone() for layer in layers]
+    muon, adam = optimisers(model, quick_options(tmp_path / "x.pt"))
+    model(torch.randn(2, 3, 9, 9)).square().sum().backward()
+    muon.step()
+    sees_picture, dense, depthwise = (
+        layer.weight.detach() - was for layer, was in zip(layers, before, strict=True)
+    )
+    assert not sees_picture.any() and not depthwise.any()
+    stretch = torch.linalg.svdvals(dense.flatten(1))  # the update of a matrix is nearly orthogonal
+    assert stretch.min() > 0.5 * stretch.max() > 0
+    adam.step()
+    assert not torch.equal(layers[0].weight, before[0]) and not torch.equal(layers[2].weight, before[2])
 
 
 def test_one_overflow_does_not_spoil_the_weights_of_the_classes():

@@ -90,15 +90,15 @@ def _clip_tokeniser() -> open_clip.SimpleTokenizer:
     return open_clip.SimpleTokenizer()
 
 
-class _Link(nn.Module):
+class _Link(nn.Linear):
     """A linear map of channels that starts at zero; of (B, C, H, W), or of anything that ends in C."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(channels, channels))
+        super().__init__(channels, channels, bias=False)
+        nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None]) if x.ndim == 4 else F.linear(x, self.weight)
+        return F.conv2d(x, self.weight[:, :, None, None]) if x.ndim == 4 else super().forward(x)
 
 
 def views(x: Tensor, size: int, grid: int = GRID) -> Tensor:

@@ -19,6 +19,7 @@ from llicm_cli.errors import InputError, OutputError, UsageError
 from llicm_cli.models.blocks import Pointwise
 
 WARM_UP_STEPS = 100
+COLOURS = 3
 BLOCK = re.compile(r"(fine|middle|coarse)(_in|_out)?\.\d")  # in names of weights of residual blocks
 
 
@@ -91,15 +92,39 @@ def take_over(model: nn.Module, known: nn.Module) -> None:
         raise UsageError("the networks to start from do not fit into this program's")
 
 
+def _is_dense(layer: nn.Module) -> bool:
+    """Whether every channel feeds every other one; not counted are convolutions of a picture's colours."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and layer.in_channels > COLOURS
+    return isinstance(layer, Pointwise | nn.Linear)
+
+
+def _muon(kernels: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """Muon (Jordan et al., 2024). It takes matrices: the kernel (out, in, rows, columns) of a convolution is
+    given to it as (out, in * rows * columns), in the same memory."""
+    for kernel in kernels:
+        kernel.data = kernel.data.contiguous()
+    matrices = [k if k.ndim == 2 else nn.Parameter(k.detach().view(len(k), -1)) for k in kernels]
+    optimiser = torch.optim.Muon(matrices, lr=rate, weight_decay=0.0)
+
+    def hand_over(*_: Any) -> None:
+        for kernel, matrix in zip(kernels, matrices, strict=True):
+            if matrix is not kernel:
+                matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
+
+    optimiser.register_step_pre_hook(hand_over)
+    return optimiser
+
+
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the matrices of dense layers, AdamW for everything else."""
-    dense = (m.weight for m in model.modules() if isinstance(m, Pointwise | nn.Linear))
-    matrices = [weight for weight in dense if weight.requires_grad]
-    chosen = {id(p) for p in matrices}
+    """Muon for the kernels of dense layers, AdamW for everything else."""
+    dense = (layer.get_parameter("weight") for layer in model.modules() if _is_dense(layer))
+    kernels = [kernel for kernel in dense if kernel.requires_grad]
+    chosen = {id(p) for p in kernels}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     found: list[torch.optim.Optimizer] = []
-    if matrices:
-        found.append(torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0))
+    if kernels:
+        found.append(_muon(kernels, options.muon_rate))
     if rest:
         found.append(torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)))
     return found
