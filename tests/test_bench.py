@@ -137,7 +137,7 @@ def test_rates_span_what_matters(picture: Image.Image):
     for name, codec in codecs.choose(None).items():
         sizes = [len(codec.encode(picture, codec.settings[i])) for i in (0, -1)]
         low, high = (8 * size / (picture.width * picture.height) for size in sizes)
-        assert low < 0.35 and high > 1.2, name
+        assert low < 0.35 and high > 1.1, name  # rpo codes what the head makes of the picture
 
 
 def test_the_anchors_that_pillow_and_its_plugins_give_are_there():
