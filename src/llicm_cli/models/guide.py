@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.errors import ModelError, UsageError
+from llicm_cli.models.blocks import Pointwise
 from llicm_cli.tasks import CLASSES, PROMPTS
 
 with warnings.catch_warnings():  # of its own dependencies, which are no business of our users
@@ -90,15 +91,14 @@ def _clip_tokeniser() -> open_clip.SimpleTokenizer:
     return open_clip.SimpleTokenizer()
 
 
-class _Link(nn.Linear):
+class _Link(Pointwise):
     """A linear map of channels that starts at zero; of (B, C, H, W), or of anything that ends in C."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, bias=False)
-        nn.init.zeros_(self.weight)
+        super().__init__(channels, channels, zero=True, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None]) if x.ndim == 4 else super().forward(x)
+        return super().forward(x) if x.ndim == 4 else F.linear(x, self.weight)
 
 
 def views(x: Tensor, size: int, grid: int = GRID) -> Tensor:

@@ -19,7 +19,7 @@ from llicm_cli.errors import InputError, OutputError, UsageError
 from llicm_cli.models.blocks import Pointwise
 
 WARM_UP_STEPS = 100
-COLOURS = 3
+RGB_CHANNELS = 3
 BLOCK = re.compile(r"(fine|middle|coarse)(_in|_out)?\.\d")  # in names of weights of residual blocks
 
 
@@ -95,7 +95,7 @@ def take_over(model: nn.Module, known: nn.Module) -> None:
 def _is_dense(layer: nn.Module) -> bool:
     """Whether every channel feeds every other one; not counted are convolutions of a picture's colours."""
     if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1 and layer.in_channels > COLOURS
+        return layer.groups == 1 and layer.in_channels > RGB_CHANNELS
     return isinstance(layer, Pointwise | nn.Linear)
 
 
@@ -104,13 +104,12 @@ def _muon(kernels: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
     given to it as (out, in * rows * columns), in the same memory."""
     for kernel in kernels:
         kernel.data = kernel.data.contiguous()
-    matrices = [k if k.ndim == 2 else nn.Parameter(k.detach().view(len(k), -1)) for k in kernels]
+    matrices = [nn.Parameter(kernel.detach().view(len(kernel), -1)) for kernel in kernels]
     optimiser = torch.optim.Muon(matrices, lr=rate, weight_decay=0.0)
 
     def hand_over(*_: Any) -> None:
         for kernel, matrix in zip(kernels, matrices, strict=True):
-            if matrix is not kernel:
-                matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
+            matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
 
     optimiser.register_step_pre_hook(hand_over)
     return optimiser
