@@ -63,6 +63,15 @@ def test_each_degradation_goes_its_own_way(x: Tensor):
     assert mean("denoise", detail) > 1.5 * detail(x)
 
 
+def test_noise_leaves_the_tones_and_shows_more_in_red_and_blue():
+    """An S-shaped tone curve and its inverse cancel out; white balance amplifies red and blue."""
+    grey = torch.full((3, 96, 96), 100 / 255)
+    changes = [degrade(grey, "denoise", Dice(seed)) - grey for seed in range(60)]
+    assert max(float(change.mean().abs()) for change in changes) < 0.02
+    red, green, blue = torch.stack([change.std((1, 2)).log() for change in changes]).mean(0).tolist()
+    assert min(red, blue) > green + 0.02
+
+
 def test_rain_adds_light_and_takes_none(x: Tensor):
     seen = 0
     for seed in range(12):

@@ -31,8 +31,8 @@ SMALL = CodecConfig(
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("photos")
-    for i, name in enumerate(["astronaut", "coffee", "grace_hopper"] * 2):
-        photograph(name).crop((9 * i, 0, 9 * i + 330, 330)).save(place / f"{i:02}.png")
+    for i, name in enumerate(["astronaut", "grace_hopper"] * 3):
+        photograph(name).crop((9 * i, 0, 9 * i + 452, 452)).save(place / f"{i:02}.png")
     return place
 
 

@@ -277,6 +277,18 @@ def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypa
     assert abs(share - zeros) < 0.01 < abs(gaussian - zeros)
 
 
+def test_crops_come_from_all_photos_that_are_large_enough(tmp_path: Path):
+    for side, value in ((48, 60), (96, 120), (160, 180)):
+        Image.new("RGB", (side, side), (value, value, value)).save(tmp_path / f"{side}.png")
+    crops = Crops(find_photos([tmp_path]), torch.device("cpu"), 160, seed=0)
+    for size, values in ((24, {60, 120, 180}), (64, {120, 180}), (112, {180})):
+        batch = crops.batch(64, size)
+        assert batch.shape == (64, 3, size, size)
+        assert set((batch * 255).round().int().unique().tolist()) == values
+    with pytest.raises(UsageError, match="at least 192 pixels a side"):
+        Crops(find_photos([tmp_path]), torch.device("cpu"), 192, seed=0)
+
+
 def test_the_start_is_a_transform_codec(crop: Image.Image):
     torch.manual_seed(0)
     model = TrainedCodec(SMALL)

@@ -127,21 +127,26 @@ def _smoothed(grain: Tensor, spread: float) -> Tensor:
 
 
 def noise(x: Tensor, dice: Dice) -> Tensor:
-    """Gaussian noise, Poisson noise, or the noise of a camera: signal-dependent in linear light, smoothed by
-    demosaicing, in colour more than in brightness, often JPEG-coded."""
+    """Gaussian noise, Poisson noise, or the noise of a camera: signal-dependent in linear light, in red and
+    blue more than in green (white balance), smoothed by demosaicing, in colour more than in brightness, seen
+    through a plain or an S-shaped tone curve (Brooks et al., CVPR 2019), often JPEG-coded."""
     kind = dice.numbers.random()
     if kind < 0.45:
         return x + dice.normal(*x.shape) * dice.between(5, 55) / 255
     if kind < 0.57:
         photons = dice.log_between(15, 500)
         return x + dice.normal(*x.shape) * (x / photons).sqrt()
-    light = x**GAMMA
+    curved = dice.chance(0.5)
+    light = (0.5 - torch.sin(torch.asin(1 - 2 * x) / 3) if curved else x) ** GAMMA
     grain = _sensor_noise(light, dice, dice.log_between(1e-4, 2e-2), dice.log_between(1e-3, 2e-2)) - light
+    gains = (dice.between(1.0, 1.7), 1.0, dice.between(1.0, 1.7))
+    grain = grain * torch.tensor(gains, device=x.device)[:, None, None]
     if dice.chance(0.75):
         grey = grain.mean(0, keepdim=True)
         colour = _smoothed(grain - grey, dice.between(0.8, 3.0)) * dice.between(0.2, 0.8)
         grain = _smoothed(grey, dice.between(0.5, 1.1)) * dice.between(0.6, 1.0) + colour
     y = (light + grain).clamp(0, 1) ** (1 / GAMMA)
+    y = y.square() * (3 - 2 * y) if curved else y
     return _jpeg(y, dice.integer(75, 97), 2 if dice.chance(0.5) else 0) if dice.chance(0.4) else y
 
 

@@ -39,16 +39,20 @@ class Crops:
     """Random square crops of photos held in memory as uint8 on one device.
 
     Every photo is kept twice, as it is and at half size: reduced pictures are sharper and cleaner,
-    which widens the range of textures. Photos are drawn in proportion to their area.
+    which widens the range of textures. Photos large enough for a crop are drawn in proportion to their area.
 
     Args:
-        paths: picture files; those smaller than ``smallest`` are left out.
+        paths: picture files.
         device: where the photos live and the crops are made.
-        smallest: the largest crop that will be asked for, pixels a side.
+        largest: the largest crop that will be asked for, pixels a side.
         seed: seeds the choice of crops.
+
+    Raises:
+        InputError: a file that is no picture.
+        UsageError: no photo is large enough for the largest crop.
     """
 
-    def __init__(self, paths: list[Path], device: torch.device, smallest: int, seed: int) -> None:
+    def __init__(self, paths: list[Path], device: torch.device, largest: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.photos: list[Tensor] = []
         for path in paths:
@@ -57,18 +61,17 @@ class Crops:
             except (InputError, OSError) as error:
                 raise InputError(f"{path}: {error}") from error
             for copy in (picture, picture.reduce(2)):
-                if min(copy.size) >= smallest:
-                    pixels = torch.from_numpy(np.array(copy)).permute(2, 0, 1)
-                    self.photos.append(pixels.contiguous().to(device))
-        if not self.photos:
-            raise UsageError(f"no photo is at least {smallest} pixels a side")
-        area = np.array([p.shape[1] * p.shape[2] for p in self.photos], dtype=np.float64)
-        self.share = area / area.sum()
+                pixels = torch.from_numpy(np.array(copy)).permute(2, 0, 1)
+                self.photos.append(pixels.contiguous().to(device))
+        self.sides = np.array([p.shape[1:] for p in self.photos], dtype=np.float64).reshape(-1, 2)
+        if not (self.sides.min(1) >= largest).any():
+            raise UsageError(f"no photo is at least {largest} pixels a side")
 
     def batch(self, count: int, size: int) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored."""
         crops = []
-        for i in self.rng.choice(len(self.photos), count, p=self.share):
+        area = self.sides.prod(1) * (self.sides.min(1) >= size)
+        for i in self.rng.choice(len(self.photos), count, p=area / area.sum()):
             photo = self.photos[i]
             top = self.rng.integers(photo.shape[1] - size + 1)
             left = self.rng.integers(photo.shape[2] - size + 1)

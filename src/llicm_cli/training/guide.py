@@ -26,7 +26,7 @@ from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Budget, Loss, Options, Run
 
-CROPS, SHARES = (128, 192, 320), (0.25, 0.5, 0.25)  # pixels a side, and how often
+CROPS, SHARES = (128, 192, 320, 448), (0.2, 0.4, 0.2, 0.2)  # pixels a side, and how often
 CROP = 192  # what ``batch`` counts; steps with other crops take as many pixels
 GRID = 1  # cut-outs of a crop beside the whole
 TOWER_SHARE = 0.5  # of the budget, where the towers are trained too
