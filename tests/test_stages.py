@@ -14,6 +14,7 @@ from PIL import Image
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
 from llicm_cli.degrade import Dice
+from llicm_cli.errors import UsageError
 from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
@@ -168,6 +169,22 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     deck = ("denoise", "denoise", "clean")
     _, _, labels, _ = DegradedCrops(crops.crops, Dice(0), deck=deck).batch(9, 64)
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
+
+
+def test_pairs_are_drawn_for_the_crops_that_fit_into_them(tmp_path: Path):
+    for kind in ("input", "gt"):
+        (tmp_path / kind).mkdir()
+        for name, side, grey in (("small.png", 40, 50), ("large.png", 80, 200)):
+            Image.new("RGB", (side, 80), (grey, grey, grey)).save(tmp_path / kind / name)
+    real, dice = Pairs(tmp_path, torch.device("cpu"), 64), Dice(0)
+
+    def greys(size: int) -> set[int]:
+        return {round(float(real.crop(size, dice)[0].mean()) * 255) for _ in range(20)}
+
+    assert greys(32) == {50, 200}
+    assert greys(64) == {200}
+    with pytest.raises(UsageError, match="at least 96"):
+        Pairs(tmp_path, torch.device("cpu"), 96)
 
 
 @pytest.mark.parametrize("text", ["lowlight", "haze=x", "=x"])

@@ -20,9 +20,19 @@ REAL_SHARE = 0.85  # of the samples of a task that has real pairs
 
 
 class Pairs:
-    """Real degraded pictures and their ground truth: two folders ``input`` and ``gt`` with equal names."""
+    """Real degraded pictures and their ground truth: two folders ``input`` and ``gt`` with equal names.
 
-    def __init__(self, folder: Path, device: torch.device, smallest: int) -> None:
+    Args:
+        folder: of both.
+        device: where the pictures live and the crops are made.
+        largest: the largest crop that will be asked for, pixels a side.
+
+    Raises:
+        InputError: a file that is no picture, or a pair that differs in size.
+        UsageError: no pair is large enough for the largest crop.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, largest: int) -> None:
         self.pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         for path in find_photos([folder / "input"]):
             try:
@@ -33,16 +43,19 @@ class Pairs:
                 raise InputError(f"{path}: {error}") from error
             if pair[0].size != pair[1].size:
                 raise InputError(f"{path}: input and ground truth differ in size")
-            if min(pair[0].size) >= smallest:
-                a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous().to(device) for p in pair)
-                self.pictures.append((a, b, tones(a[None])[0]))
-        if not self.pictures:
-            raise UsageError(f"no pair in {folder} is at least {smallest} pixels a side")
+            a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous().to(device) for p in pair)
+            self.pictures.append((a, b, tones(a[None])[0]))
+        if not self._large_enough(largest):
+            raise UsageError(f"no pair in {folder} is at least {largest} pixels a side")
+
+    def _large_enough(self, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [pair for pair in self.pictures if min(pair[0].shape[1:]) >= size]
 
     def crop(self, size: int, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
-        """A random crop of a random pair, (3, size, size) in 0..1, half of them mirrored; and the tones of
-        the whole degraded picture, (15,)."""
-        *pair, whole = self.pictures[dice.integer(0, len(self.pictures) - 1)]
+        """A random crop of a random pair that is large enough, (3, size, size) in 0..1, half of them
+        mirrored; and the tones of the whole degraded picture, (15,)."""
+        fitting = self._large_enough(size)
+        *pair, whole = fitting[dice.integer(0, len(fitting) - 1)]
         top = dice.integer(0, pair[0].shape[1] - size)
         left = dice.integer(0, pair[0].shape[2] - size)
         cut = [p[:, top : top + size, left : left + size].float() / 255 for p in pair]
@@ -51,14 +64,14 @@ class Pairs:
         return cut[0], cut[1], whole
 
 
-def parse_pairs(texts: Sequence[str], device: torch.device, smallest: int) -> dict[str, Pairs]:
+def parse_pairs(texts: Sequence[str], device: torch.device, largest: int) -> dict[str, Pairs]:
     """``TASK=FOLDER`` arguments -> the pairs of each task."""
     pairs = {}
     for text in texts:
         task, equals, folder = text.partition("=")
         if task not in TASKS or not equals:
             raise UsageError(f"{text!r} is not of the form TASK=FOLDER, TASK one of {', '.join(TASKS)}")
-        pairs[task] = Pairs(Path(folder), device, smallest)
+        pairs[task] = Pairs(Path(folder), device, largest)
     return pairs
 
 
