@@ -8,7 +8,7 @@ from conftest import photograph
 from torch import Tensor
 
 from llicm_cli.coding import to_unit
-from llicm_cli.degrade import Dice, convolve, degrade, hole_mask
+from llicm_cli.degrade import Dice, convolve, degrade, hole_mask, rendering
 from llicm_cli.errors import UsageError
 from llicm_cli.pipeline import to_pixels
 from llicm_cli.tasks import AUTO, CLEAN, NONE, PROMPTS, TASKS, parse_tasks
@@ -45,6 +45,13 @@ def test_any_size_can_be_degraded(x: Tensor, task: str, size: tuple[int, int]):
 
 def test_clean_means_untouched(x: Tensor):
     assert torch.allclose(degrade(x, CLEAN, Dice(0)), x, atol=1e-6)
+
+
+def test_a_rendering_is_the_same_at_every_place(x: Tensor):
+    pieces = [rendering(part, Dice(3)) for part in (x[:, :50], x[:, 50:])]
+    assert torch.allclose(rendering(x, Dice(3)), torch.cat(pieces, 1), atol=1e-6)
+    spreads = [float(y.std() / x.std()) for y in (rendering(x, Dice(seed)) for seed in range(20))]
+    assert min(spreads) < 0.7 and max(spreads) > 0.95, "from flat to as it is"
 
 
 def test_each_degradation_goes_its_own_way(x: Tensor):

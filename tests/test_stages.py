@@ -171,6 +171,18 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
 
 
+def test_a_share_of_the_photographs_is_rendered_anew_input_and_truth_alike(photos: Path):
+    crops = Crops(find_photos([photos]), torch.device("cpu"), 64, 0)
+    always = DegradedCrops(crops, Dice(0), deck=("clean",), rendered=1)
+    always.draw_anew(5)
+    degraded, clean, _, _ = always.batch(8, 64)
+    assert (degraded - clean).abs().max() <= 1 / 255, "clean is clean, in whatever rendering"
+    as_they_are = DegradedCrops(crops, Dice(0), deck=("clean",))
+    as_they_are.draw_anew(5)
+    changed = (as_they_are.batch(8, 64)[1] - clean).abs().mean(dim=(1, 2, 3))
+    assert changed.min() > 0.01
+
+
 def test_pairs_are_drawn_for_the_crops_that_fit_into_them(tmp_path: Path):
     for kind in ("input", "gt"):
         (tmp_path / kind).mkdir()

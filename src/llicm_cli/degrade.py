@@ -391,6 +391,24 @@ DEGRADATIONS = {
 """What each task is there to undo; the clean class is undone by doing nothing."""
 
 
+def rendering(x: Tensor, dice: Dice) -> Tensor:
+    """The same scene as another camera would show it: flatter or steeper, paler, lighter or darker.
+
+    Alike all over the picture and nothing wrong with it: haze grows with distance, a shadow lies somewhere.
+
+    Args:
+        x: RGB in 0..1, (3, height, width).
+        dice: chooses the gamma, the saturation and the contrast.
+
+    Returns:
+        RGB in 0..1, of the shape of ``x``, not rounded.
+    """
+    y = x ** dice.log_between(0.75, 1.35)
+    y = torch.lerp(y.mean(0, keepdim=True).expand_as(y), y, dice.between(0.5, 1.1))
+    level = dice.between(0.35, 0.75)
+    return (level + dice.between(0.6, 1.1) * (y - level)).clamp(0, 1)
+
+
 def degrade(x: Tensor, task: str, dice: Dice) -> Tensor:
     """A degraded copy of a clean picture.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llicm_cli.degrade import Dice, degrade
+from llicm_cli.degrade import Dice, degrade, rendering
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_image
 from llicm_cli.models.restorer import TONES, tones
@@ -90,6 +90,7 @@ class DegradedCrops:
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
         deck: names of classes, dealt out again and again in random order.
+        rendered: share of the photographs that another camera shows, see ``degrade.rendering``.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class DegradedCrops:
         dice: Dice,
         pairs: dict[str, Pairs] | None = None,
         deck: Sequence[str] = CLASSES,
+        rendered: float = 0.0,
     ) -> None:
-        self.crops, self.dice, self.pairs = crops, dice, pairs or {}
+        self.crops, self.dice, self.pairs, self.rendered = crops, dice, pairs or {}, rendered
         self.deck = np.array([CLASSES.index(name) for name in deck])
 
     def draw_anew(self, seed: int) -> None:
@@ -132,6 +134,8 @@ class DegradedCrops:
             if task in self.pairs and self.dice.chance(REAL_SHARE):
                 degraded[i], clean[i], seen[i] = self.pairs[task].crop(size, self.dice)
             else:
+                if self.rendered and self.dice.chance(self.rendered):
+                    whole[i] = rendering(whole[i], self.dice)
                 wrong = degrade(whole[i], task, self.dice)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]
