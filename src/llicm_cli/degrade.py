@@ -207,11 +207,11 @@ def depth_map(x: Tensor, dice: Dice) -> Tensor:
 
 def haze(x: Tensor, dice: Dice) -> Tensor:
     """The atmospheric scattering model (Koschmieder): I = J t + A (1 - t), t = exp(-beta depth)."""
-    near = dice.between(0.0, 0.35)
-    depth = near + (1 - near) * depth_map(x, dice)
-    t = torch.exp(-dice.between(0.3, 1.8) * depth)
+    near = dice.between(0.0, 0.25)
+    depth = near + (1 - near) * depth_map(x, dice) ** dice.log_between(0.7, 2.8)
+    t = torch.exp(-dice.between(0.5, 2.2) * depth)
     tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), device=x.device, dtype=x.dtype)
-    air = dice.between(0.65, 1.0) + tint
+    air = 1 - dice.between(0, 0.55) ** 2 + tint  # mostly near white
     return x * t + air * (1 - t)
 
 
