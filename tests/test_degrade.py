@@ -8,7 +8,7 @@ from conftest import photograph
 from torch import Tensor
 
 from llicm_cli.coding import to_unit
-from llicm_cli.degrade import Dice, convolve, degrade, hole_mask, rendering
+from llicm_cli.degrade import Dice, convolve, degrade, exposure, hole_mask, rendering
 from llicm_cli.errors import UsageError
 from llicm_cli.pipeline import to_pixels
 from llicm_cli.tasks import AUTO, CLEAN, NONE, PROMPTS, TASKS, parse_tasks
@@ -52,6 +52,13 @@ def test_a_rendering_is_the_same_at_every_place(x: Tensor):
     assert torch.allclose(rendering(x, Dice(3)), torch.cat(pieces, 1), atol=1e-6)
     spreads = [float(y.std() / x.std()) for y in (rendering(x, Dice(seed)) for seed in range(20))]
     assert min(spreads) < 0.7 and max(spreads) > 0.95, "from flat to as it is"
+
+
+def test_an_exposure_is_the_same_at_every_place_and_mostly_darker(x: Tensor):
+    pieces = [exposure(part, Dice(3)) for part in (x[:, :50], x[:, 50:])]
+    assert torch.equal(exposure(x, Dice(3)), torch.cat(pieces, 1))
+    means = [float(exposure(x, Dice(seed)).mean() / x.mean()) for seed in range(20)]
+    assert max(means) > 1 and sum(mean < 1 for mean in means) > 10
 
 
 def test_each_degradation_goes_its_own_way(x: Tensor):

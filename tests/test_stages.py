@@ -13,7 +13,7 @@ from conftest import Result, photograph
 from PIL import Image
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
-from llicm_cli.degrade import Dice
+from llicm_cli.degrade import Dice, exposure, rendering
 from llicm_cli.errors import UsageError
 from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.guide import compact_guide
@@ -171,16 +171,20 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
 
 
-def test_a_share_of_the_photographs_is_rendered_anew_input_and_truth_alike(photos: Path):
+@pytest.mark.parametrize("render", [exposure, rendering])
+def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(photos: Path, render):
+    rendered: list[torch.Tensor] = []
+
+    def noted(x: torch.Tensor, dice: Dice) -> torch.Tensor:
+        rendered.append(render(x, dice))
+        assert (rendered[-1] - x).abs().mean() > 0
+        return rendered[-1]
+
     crops = Crops(find_photos([photos]), torch.device("cpu"), 64, 0)
-    always = DegradedCrops(crops, Dice(0), deck=("clean",), rendered=1)
-    always.draw_anew(5)
-    degraded, clean, _, _ = always.batch(8, 64)
+    degraded, clean, _, _ = DegradedCrops(crops, Dice(0), deck=("clean",), render=noted).batch(32, 64)
     assert (degraded - clean).abs().max() <= 1 / 255, "clean is clean, in whatever rendering"
-    as_they_are = DegradedCrops(crops, Dice(0), deck=("clean",))
-    as_they_are.draw_anew(5)
-    changed = (as_they_are.batch(8, 64)[1] - clean).abs().mean(dim=(1, 2, 3))
-    assert changed.min() > 0.01
+    assert 8 < len(rendered) < 24
+    assert all(any(torch.equal(truth, picture) for truth in clean) for picture in rendered)
 
 
 def test_pairs_are_drawn_for_the_crops_that_fit_into_them(tmp_path: Path):

@@ -154,7 +154,7 @@ def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) ->
     """One layer of rain streaks of similar depth, (height, width), 0 and up."""
     length = dice.log_between(14, 200) if strong else dice.log_between(8, 130)
     thickness = dice.between(0.7, 1.5) + min(1.0, length / 45) * dice.between(0, 1.2)
-    covered = dice.log_between(0.08, 0.7) if strong else dice.log_between(0.015, 0.16)
+    covered = dice.log_between(0.08, 0.7) if strong else dice.log_between(0.02, 0.2)
     kernel = line_kernel(length, angle, thickness, dice.device)
     around = kernel.shape[-1] - 1
     seeds = dice.uniform(height + around, width + around)  # streaks come into the picture from outside
@@ -169,11 +169,11 @@ def rain(x: Tensor, dice: Dice) -> Tensor:
     height, width = x.shape[1:]
     heavy = dice.chance(0.45)
     wind = dice.between(-0.6, 0.6)
-    layers = dice.integer(2, 5) if heavy else dice.integer(1, 2)
+    layers = dice.integer(2, 5) if heavy else dice.integer(1, 3)
     light = x.new_zeros(height, width)
     for _ in range(layers):
         angle = wind + dice.between(-0.25, 0.25) * (1 if heavy else 0.3)
-        bright = dice.between(0.15, 0.7) if heavy else dice.between(0.3, 0.95)
+        bright = dice.between(0.15, 0.7) if heavy else dice.log_between(0.08, 0.95)
         light = light + bright * _streaks(dice, height, width, angle, heavy)
     y = x + light.clamp(max=1.2) * (1.0 if dice.chance(0.7) else 1 - x)
     if heavy and dice.chance(0.3):
@@ -389,6 +389,11 @@ DEGRADATIONS = {
     CLEAN: lambda x, dice: x,
 }
 """What each task is there to undo; the clean class is undone by doing nothing."""
+
+
+def exposure(x: Tensor, dice: Dice) -> Tensor:
+    """The same scene in more or, mostly, less light; shapes and ranges as for ``rendering``."""
+    return x ** dice.log_between(0.8, 2.0)
 
 
 def rendering(x: Tensor, dice: Dice) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llicm_cli.degrade import Dice, degrade, rendering
+from llicm_cli.degrade import Dice, degrade
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_image
 from llicm_cli.models.restorer import TONES, tones
@@ -17,6 +17,7 @@ from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.data import Crops, find_photos
 
 REAL_SHARE = 0.85  # of the samples of a task that has real pairs
+RENDERED_SHARE = 0.5  # of the photographs, which are shown as another camera would
 
 
 class Pairs:
@@ -90,7 +91,8 @@ class DegradedCrops:
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
         deck: names of classes, dealt out again and again in random order.
-        rendered: share of the photographs that another camera shows, see ``degrade.rendering``.
+        render: how other cameras show the photographs, input and truth alike: ``degrade.exposure`` or
+            ``degrade.rendering``.
     """
 
     def __init__(
@@ -99,9 +101,9 @@ class DegradedCrops:
         dice: Dice,
         pairs: dict[str, Pairs] | None = None,
         deck: Sequence[str] = CLASSES,
-        rendered: float = 0.0,
+        render: Callable[[Tensor, Dice], Tensor] | None = None,
     ) -> None:
-        self.crops, self.dice, self.pairs, self.rendered = crops, dice, pairs or {}, rendered
+        self.crops, self.dice, self.pairs, self.render = crops, dice, pairs or {}, render
         self.deck = np.array([CLASSES.index(name) for name in deck])
 
     def draw_anew(self, seed: int) -> None:
@@ -134,8 +136,8 @@ class DegradedCrops:
             if task in self.pairs and self.dice.chance(REAL_SHARE):
                 degraded[i], clean[i], seen[i] = self.pairs[task].crop(size, self.dice)
             else:
-                if self.rendered and self.dice.chance(self.rendered):
-                    whole[i] = rendering(whole[i], self.dice)
+                if self.render and self.dice.chance(RENDERED_SHARE):
+                    whole[i] = self.render(whole[i], self.dice)
                 wrong = degrade(whole[i], task, self.dice)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]

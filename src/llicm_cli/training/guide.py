@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llicm_cli.degrade import Dice
+from llicm_cli.degrade import Dice, rendering
 from llicm_cli.models.codec import Codec, Pass
 from llicm_cli.models.guide import Guide, class_means, views
 from llicm_cli.tasks import CLASSES, PROMPTS
@@ -28,7 +28,6 @@ from llicm_cli.training.loop import Budget, Loss, Options, Run
 
 CROPS, SHARES = (128, 192, 320, 448), (0.2, 0.4, 0.2, 0.2)  # pixels a side, and how often
 CROP = 192  # what ``batch`` counts; steps with other crops take as many pixels
-RENDERED = 0.5  # share of the photographs that are shown as another camera would
 GRID = 1  # cut-outs of a crop beside the whole
 TOWER_SHARE = 0.5  # of the budget, where the towers are trained too
 TEMPERATURE = 0.1  # of the contrast between pictures
@@ -100,7 +99,7 @@ def train_guide(
     device = options.device
     torch.manual_seed(options.seed)
     clean_crops = Crops(train, device, max(CROPS), options.seed)
-    degraded = DegradedCrops(clean_crops, Dice(options.seed, device), pairs, rendered=RENDERED)
+    degraded = DegradedCrops(clean_crops, Dice(options.seed, device), pairs, render=rendering)
     seen, _, truth, _ = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     codec = codec.to(device).eval()
     low = Codec.position(torch.full((len(seen),), VALIDATION_LAMBDA, device=device))
