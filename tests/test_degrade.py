@@ -8,7 +8,7 @@ from conftest import photograph
 from torch import Tensor
 
 from llicm_cli.coding import to_unit
-from llicm_cli.degrade import Dice, convolve, degrade, exposure, hole_mask, rendering
+from llicm_cli.degrade import Dice, convolve, degrade, exposure, hole_mask, rendering, unreduced
 from llicm_cli.errors import UsageError
 from llicm_cli.pipeline import to_pixels
 from llicm_cli.tasks import AUTO, CLEAN, NONE, PROMPTS, TASKS, parse_tasks
@@ -59,6 +59,17 @@ def test_an_exposure_is_the_same_at_every_place_and_mostly_darker(x: Tensor):
     assert torch.equal(exposure(x, Dice(3)), torch.cat(pieces, 1))
     means = [float(exposure(x, Dice(seed)).mean() / x.mean()) for seed in range(20)]
     assert max(means) > 1 and sum(mean < 1 for mean in means) > 10
+
+
+def test_an_unreduced_picture_is_an_exposure_and_mostly_softer(x: Tensor):
+    softer = 0
+    for seed in range(20):
+        lit, seen = exposure(x, Dice(seed)), unreduced(x, Dice(seed))
+        assert abs(float(seen.mean() - lit.mean())) < 0.002 and seen.min() >= 0 and seen.max() <= 1
+        detail = float(seen.diff(dim=2).abs().mean() / lit.diff(dim=2).abs().mean())
+        assert torch.equal(seen, lit) or 0.3 < detail < 0.98
+        softer += detail < 0.98
+    assert 10 < softer < 20
 
 
 def test_each_degradation_goes_its_own_way(x: Tensor):

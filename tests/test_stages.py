@@ -13,7 +13,7 @@ from conftest import Result, photograph
 from PIL import Image
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
-from llicm_cli.degrade import Dice, exposure, rendering
+from llicm_cli.degrade import Dice, rendering, unreduced
 from llicm_cli.errors import UsageError
 from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.guide import compact_guide
@@ -171,7 +171,7 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
 
 
-@pytest.mark.parametrize("render", [exposure, rendering])
+@pytest.mark.parametrize("render", [unreduced, rendering])
 def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(photos: Path, render):
     rendered: list[torch.Tensor] = []
     changed: list[float] = []

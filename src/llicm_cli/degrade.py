@@ -119,11 +119,17 @@ def _sensor_noise(light: Tensor, dice: Dice, shot: float, read: float) -> Tensor
     return light + dice.normal(*light.shape) * (shot * light.clamp(min=0) + read**2).sqrt()
 
 
+def _gaussian(spread: float, device: torch.device) -> Tensor:
+    """A Gaussian of that many pixels; its sum is 1."""
+    rows, columns = _grid(math.ceil(2.5 * spread), device)
+    kernel = torch.exp(-0.5 * (rows.square() + columns.square()) / spread**2)
+    return kernel / kernel.sum()
+
+
 def _smoothed(grain: Tensor, spread: float) -> Tensor:
     """A field (C, H, W) blurred by a Gaussian of that many pixels, as strong as before where it was white."""
-    rows, columns = _grid(math.ceil(2.5 * spread), grain.device)
-    blur = torch.exp(-0.5 * (rows.square() + columns.square()) / spread**2)
-    return convolve(grain, blur / blur.square().sum().sqrt())
+    kernel = _gaussian(spread, grain.device)
+    return convolve(grain, kernel / kernel.square().sum().sqrt())
 
 
 def noise(x: Tensor, dice: Dice) -> Tensor:
@@ -131,19 +137,19 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
     blue more than in green (white balance), smoothed by demosaicing, in colour more than in brightness, seen
     through a plain or an S-shaped tone curve (Brooks et al., CVPR 2019), often JPEG-coded."""
     kind = dice.numbers.random()
-    if kind < 0.45:
+    if kind < 0.38:
         return x + dice.normal(*x.shape) * dice.between(5, 55) / 255
-    if kind < 0.57:
+    if kind < 0.46:
         photons = dice.log_between(15, 500)
         return x + dice.normal(*x.shape) * (x / photons).sqrt()
     curved = dice.chance(0.5)
     light = (0.5 - torch.sin(torch.asin(1 - 2 * x) / 3) if curved else x) ** GAMMA
-    grain = _sensor_noise(light, dice, dice.log_between(1e-4, 2e-2), dice.log_between(1e-3, 2e-2)) - light
+    grain = _sensor_noise(light, dice, dice.log_between(3e-4, 2e-2), dice.log_between(1e-3, 2.5e-2)) - light
     gains = (dice.between(1.0, 1.7), 1.0, dice.between(1.0, 1.7))
     grain = grain * torch.tensor(gains, device=x.device)[:, None, None]
-    if dice.chance(0.75):
+    if dice.chance(0.85):
         grey = grain.mean(0, keepdim=True)
-        colour = _smoothed(grain - grey, dice.between(0.8, 3.0)) * dice.between(0.2, 0.8)
+        colour = _smoothed(grain - grey, dice.log_between(0.8, 3.5)) * dice.between(0.2, 0.8)
         grain = _smoothed(grey, dice.between(0.5, 1.1)) * dice.between(0.6, 1.0) + colour
     y = (light + grain).clamp(0, 1) ** (1 / GAMMA)
     y = y.square() * (3 - 2 * y) if curved else y
@@ -394,6 +400,13 @@ DEGRADATIONS = {
 def exposure(x: Tensor, dice: Dice) -> Tensor:
     """The same scene in more or, mostly, less light; shapes and ranges as for ``rendering``."""
     return x ** dice.log_between(0.8, 2.0)
+
+
+def unreduced(x: Tensor, dice: Dice) -> Tensor:
+    """The same scene as it leaves a camera: in other light, and often softer than a reduced photograph, by lens
+    and demosaicing; shapes and ranges as for ``rendering``."""
+    y = exposure(x, dice)
+    return convolve(y, _gaussian(dice.between(0.4, 1.0), y.device)).clamp(0, 1) if dice.chance(0.7) else y
 
 
 def rendering(x: Tensor, dice: Dice) -> Tensor:

@@ -91,7 +91,7 @@ class DegradedCrops:
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
         deck: names of classes, dealt out again and again in random order.
-        render: how other cameras show the photographs, input and truth alike: ``degrade.exposure`` or
+        render: how other cameras show the photographs, input and truth alike: ``degrade.unreduced`` or
             ``degrade.rendering``.
     """
 

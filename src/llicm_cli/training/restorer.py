@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from llicm_cli.degrade import Dice, exposure
+from llicm_cli.degrade import Dice, unreduced
 from llicm_cli.models.codec import Codec
 from llicm_cli.models.guide import Guide
 from llicm_cli.models.restorer import Restorer, source, tones
@@ -45,7 +45,7 @@ SEEN_SHARE = 0.3  # of the pictures that the guide looks at; half of those it de
 UNSURE_SHARE = 0.2  # of the texts, which are mixed with another class, as what the guide sees often is ...
 UNSURE = 0.4  # ... by up to so much
 GRID = 1  # cut-outs of a crop that the guide sees, beside the whole
-MORE = (*3 * ("denoise",), *4 * ("derain",), *3 * ("dehaze",), "deblur", "deraindrop")  # gain most from more
+MORE = (*4 * ("denoise",), *4 * ("derain",), *3 * ("dehaze",), "deblur", "deraindrop")  # gain most from more
 DECK = (*CLASSES, *MORE)
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
@@ -163,7 +163,7 @@ def train_restorer(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed, device)
-    degraded = DegradedCrops(Crops(train, device, LARGEST, options.seed), dice, pairs, DECK, exposure)
+    degraded = DegradedCrops(Crops(train, device, LARGEST, options.seed), dice, pairs, DECK, unreduced)
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
