@@ -403,8 +403,8 @@ def exposure(x: Tensor, dice: Dice) -> Tensor:
 
 
 def unreduced(x: Tensor, dice: Dice) -> Tensor:
-    """The same scene as it leaves a camera: in other light, and often softer than a reduced photograph, by lens
-    and demosaicing; shapes and ranges as for ``rendering``."""
+    """The same scene as it leaves a camera: in other light, and often softer than a reduced photograph, by
+    lens and demosaicing; shapes and ranges as for ``rendering``."""
     y = exposure(x, dice)
     return convolve(y, _gaussian(dice.between(0.4, 1.0), y.device)).clamp(0, 1) if dice.chance(0.7) else y
 
