@@ -91,7 +91,8 @@ class DegradedCrops:
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
         deck: names of classes, dealt out again and again in random order.
-        render: how others show the photographs, given one and what will be done to it, input and truth alike.
+        render: how other cameras show the photographs, input and truth alike: ``degrade.unreduced`` or
+            ``degrade.rendering``.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class DegradedCrops:
         dice: Dice,
         pairs: dict[str, Pairs] | None = None,
         deck: Sequence[str] = CLASSES,
-        render: Callable[[Tensor, str, Dice], Tensor] | None = None,
+        render: Callable[[Tensor, Dice], Tensor] | None = None,
     ) -> None:
         self.crops, self.dice, self.pairs, self.render = crops, dice, pairs or {}, render
         self.deck = np.array([CLASSES.index(name) for name in deck])
@@ -136,7 +137,7 @@ class DegradedCrops:
                 degraded[i], clean[i], seen[i] = self.pairs[task].crop(size, self.dice)
             else:
                 if self.render and self.dice.chance(RENDERED_SHARE):
-                    whole[i] = self.render(whole[i], task, self.dice)
+                    whole[i] = self.render(whole[i], self.dice)
                 wrong = degrade(whole[i], task, self.dice)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]
