@@ -17,6 +17,7 @@ import llicm_cli
 from llicm_cli import bitstream, tiling
 from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.errors import InputError, ModelError, UsageError
+from llicm_cli.models.guide import Guide
 from llicm_cli.models.restorer import REACH, TONES, Restorer, RestorerConfig, source, tones
 from llicm_cli.models.weights import (
     folder,
@@ -24,7 +25,7 @@ from llicm_cli.models.weights import (
     load_restorer,
     read_parts,
 )
-from llicm_cli.tasks import TASKS
+from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.loop import take_over
 
 Llicm = Callable[..., Result]
@@ -127,6 +128,21 @@ def test_auto_restores_what_is_bad_and_leaves_alone_what_is_good(photo: Image.Im
     bad = Image.fromarray(np.clip(np.rint(np.asarray(photo) + noise), 0, 255).astype(np.uint8))
     assert psnr(llicm_cli.enhance(bad), photo) > psnr(bad, photo) + 5
     assert psnr(llicm_cli.enhance(photo), photo) > 36
+
+
+@pytest.mark.parametrize(("likeliest", "share"), [(0.5, 0), (0.6, 0.5), (0.7, 1), (0.9, 1)])
+def test_auto_takes_as_much_of_a_restoration_as_the_guide_is_sure(
+    noisy: Image.Image, monkeypatch: pytest.MonkeyPatch, likeliest: float, share: float
+):
+    def fixed(self: Guide, degradation: torch.Tensor, prompts: torch.Tensor) -> dict[str, float]:
+        return {**dict.fromkeys(CLASSES, 0.0), "denoise": likeliest, "clean": 1 - likeliest}
+
+    everything = np.asarray(llicm_cli.enhance(noisy, "auto"), dtype=int)
+    monkeypatch.setattr(Guide, "probabilities", fixed)
+    picture = np.asarray(noisy, dtype=int)
+    restored = np.asarray(llicm_cli.enhance(noisy, "auto"), dtype=int)
+    assert np.abs(everything - picture).mean() > 5, "the guide is sure of this noise"
+    assert np.abs(restored - picture - share * (everything - picture)).max() <= 1
 
 
 @pytest.mark.parametrize("task", TASKS)

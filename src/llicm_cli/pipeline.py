@@ -26,6 +26,10 @@ from llicm_cli.version import __version__
 MODES = ("L", "LA", "RGB", "RGBA")
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
+TRUSTED = (
+    0.5,
+    0.7,
+)  # a degradation more probable than the first is undone with ``auto``, wholly from the second on
 GREY_ROWS = 512  # at once, to bound memory
 
 
@@ -260,6 +264,16 @@ def _hole(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(hole)
 
 
+def _trust(probabilities: dict[str, float]) -> float:
+    """How much of what the head proposes ``auto`` takes, 0..1: nothing on a mere guess.
+
+    What is gained where the guide is right is little beside what a good picture loses where it is wrong.
+    """
+    likeliest = max(p for name, p in probabilities.items() if name != CLEAN)
+    low, high = TRUSTED
+    return min(1.0, max(0.0, (likeliest - low) / (high - low)))
+
+
 def _restore(
     x: Tensor,
     tasks: tuple[str, ...],
@@ -291,9 +305,11 @@ def _restore(
             prompt = guide.belief(guidance.degradation, prompts)
             made_to_be_restored = bool(origin[0, 1])
             if not made_to_be_restored:
-                share *= 1 - guide.probabilities(guidance.degradation[0], prompts)[CLEAN]
+                share *= _trust(guide.probabilities(guidance.degradation[0], prompts))
         else:
             prompt = prompts[[CLASSES.index(task)]]
+        if share == 0:
+            continue
         told = (prompt, guidance.content, origin, tones(seen[None]))
         run = partial(_run_head, head, told, 1.0 if filled is not None else share)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH)

@@ -36,7 +36,7 @@ Task = Annotated[
     typer.Option(
         metavar="TASK[,TASK...]",
         help=f"What to undo, one after the other: {', '.join(TASKS)}; "
-        "auto: whatever the guide sees, little in a good picture; none.",
+        "auto: what the guide is sure to see; none.",
     ),
 ]
 Strength = Annotated[float, typer.Option(min=0, max=1, help="How much of the restoration to take.")]
