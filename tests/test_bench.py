@@ -20,6 +20,7 @@ from llicm_cli.bench.curves import Points, bd_rate, bootstrapped, quality
 from llicm_cli.bench.measure import decoded, encoded
 from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe, statistics
+from llicm_cli.bench.report import published_curves
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.tasks import NONE
 
@@ -311,6 +312,15 @@ def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path,
 
 
 @pytest.mark.parametrize(
+    "curves", [[], 1, {"a": 1}, {"a": {"psnr_rgb": [30]}}, {"a": {"bpp": [1, 2], "psnr_rgb": [30]}}]
+)
+def test_what_are_no_published_curves_is_refused(tmp_path: Path, curves: object):
+    (tmp_path / "curves.json").write_text(json.dumps({"curves": curves}))
+    with pytest.raises(InputError, match="curves.json: not a file of published curves"):
+        published_curves(tmp_path / "curves.json")
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("rd", "{photos}", "-o", "{new}", "--codec", "gif"), 2, "unknown codec 'gif'"),
@@ -322,14 +332,21 @@ def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path,
         (("rp", "{photos}", "-o", "{new}", "--task", "derain", "--sigma", "9"), 2, "--sigma"),
         (("rd", "{photos}", "-o", "{new}", "--as", "x"), 2, "--as"),
         (("rd", "{photos}", "-o", "{new}", "--codec", "jpeg", "--as", "reference"), 2, "--as"),
-        (("report", "{photos}/coffee.png"), 3, "no results"),
+        (("report", "{photos}/coffee.png"), 3, "coffee.png: not JSON"),
+        (("report", "{photos}/none.json"), 3, "none.json: No such file"),
+        (("report", "{odd}"), 3, "odd.json: no results"),
     ],
 )
 def test_wrong_benchmarks_end_in_one_line(
     llicm: Llicm, photos: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ):
     (tmp_path / "empty").mkdir()
-    places = {"photos": photos, "empty": tmp_path / "empty", "new": tmp_path / "new.json"}
+    (tmp_path / "odd.json").write_text("[]")
+    places = {
+        name: tmp_path / file
+        for name, file in {"empty": "empty", "new": "new.json", "odd": "odd.json"}.items()
+    }
+    places["photos"] = photos
     result = llicm("bench", *(a.format(**places) for a in arguments))
     lines = result.stderr.splitlines()
     assert result.code == code and len(lines) == 1 and words in lines[0] and "Traceback" not in lines[0]

@@ -317,6 +317,16 @@ def test_results_that_cannot_be_shown_are_output_errors(tmp_path: Path, stream: 
     assert run.returncode == 6 and len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("stderr", ["/dev/full", ">(true)"])
+def test_work_goes_on_where_nobody_reads_what_is_said(tmp_path: Path, stream: bytes, stderr: str):
+    (tmp_path / "bad.llic").write_bytes(stream[:-1])
+    (tmp_path / "good.llic").write_bytes(stream)
+    files = f"{tmp_path}/bad.llic {tmp_path}/good.llic"
+    script = f"{sys.executable} -m llicm_cli info --json {files} 2> {stderr}"
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 4 and "good.llic" in run.stdout
+
+
 def test_a_closed_standard_input_is_an_input_error():
     script = f"{sys.executable} -m llicm_cli info - <&-"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
@@ -410,6 +420,8 @@ def test_results_of_a_batch_are_not_taken_for_its_inputs(llicm: Llicm, crop: Ima
     both = [tmp_path / "a.dehaze.png", tmp_path / "a.png"]
     again = llicm("degrade", *both, "--task", "dehaze", "--overwrite")
     assert again.code == 2 and "a.dehaze.png is an input and the output of another" in one_line(again)
+    spelt = [tmp_path / "a.png", tmp_path / ".." / tmp_path.name / "a.dehaze.png"]
+    assert llicm("degrade", *spelt, "--task", "dehaze", "--overwrite").code == 2
     skipped = llicm("degrade", *both, "--task", "dehaze", "--skip-existing")
     assert (skipped.code, skipped.stderr) == (0, "llicm: 2 of 2 were there already\n")
     assert names(tmp_path) == ["a.dehaze.png", "a.png"]

@@ -235,6 +235,14 @@ def test_a_broken_exif_block_does_not_cost_the_picture(crop: Image.Image):
         assert np.array_equal(read_image(picture_bytes(image, suffix)[0])[0], crop)
 
 
+def test_of_a_broken_exif_block_pillow_says_nothing(crop: Image.Image, recwarn: pytest.WarningsRecorder):
+    data = saved(crop, "JPEG", dpi=(300, 300), exif=b"Exif\0\0II*\0\x08\0\0\0")  # ends before its tags
+    Image.open(io.BytesIO(data)).getexif()
+    assert "Corrupt EXIF" in str(recwarn.pop().message)
+    read_image(data)
+    assert not recwarn.list
+
+
 def test_a_comment_is_not_kept_and_that_is_told(crop: Image.Image):
     _, losses = read_image(saved(crop, "JPEG", comment=b"taken at noon"))
     assert len(losses) == 1 and "comment" in losses[0]

@@ -164,6 +164,13 @@ def test_transparency_is_lossless_and_metadata_stay(crop: Image.Image, mode: str
         assert psnr(picture.convert("RGB"), result.convert("RGB")) > 25
 
 
+def test_transparency_carries_no_profile_of_its_own(crop: Image.Image):
+    picture = crop.convert("RGBA")
+    picture.info = {"icc_profile": np.random.default_rng(0).bytes(50_000)}
+    stream = bitstream.parse(llicm_cli.encode(picture))
+    assert len(stream.metadata["icc"]) == 50_000 and len(stream.alpha) < 1000
+
+
 def test_transparency_is_not_held_to_the_limits_of_pillow(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
     data = llicm_cli.encode(crop.convert("RGBA"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

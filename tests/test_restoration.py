@@ -130,6 +130,13 @@ def test_auto_restores_what_is_bad_and_leaves_alone_what_is_good(photo: Image.Im
     assert psnr(llicm_cli.enhance(photo), photo) > 36
 
 
+def test_without_a_task_nothing_is_done_and_said_so(noisy: Image.Image):
+    same = llicm_cli.enhance(noisy, "none ")
+    assert np.array_equal(np.asarray(same), np.asarray(noisy)) and "head=" not in same.info["llicm"]
+    with pytest.raises(UsageError, match="none stands alone"):
+        llicm_cli.enhance(noisy, "none,derain")
+
+
 @pytest.mark.parametrize(("likeliest", "share"), [(0.5, 0), (0.6, 0.5), (0.7, 1), (0.9, 1)])
 def test_auto_takes_as_much_of_a_restoration_as_the_guide_is_sure(
     noisy: Image.Image, monkeypatch: pytest.MonkeyPatch, likeliest: float, share: float

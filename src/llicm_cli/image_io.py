@@ -194,7 +194,7 @@ def _resolution(image: Image.Image) -> bool:
     """Whether a picture tells its dots per inch, not those of any screen, and in no place that is kept."""
     if image.format == "TIFF" or {round(dots) for dots in image.info.get("dpi", ())} <= USUAL_DPI:
         return False
-    with suppress(Exception):  # EXIF may be damaged
+    with suppress(Exception), _unlimited():  # EXIF may be damaged
         return TIFF_DPI not in image.getexif()
     return True
 
@@ -215,7 +215,8 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
 def _exif_of_tiff(image: Image.Image) -> bytes:
     """What a TIFF tells of itself, without the layout of its pixels."""
     kept = Image.Exif()
-    _copy_tags(image.getexif(), kept)
+    with _unlimited():
+        _copy_tags(image.getexif(), kept)
     return kept.tobytes() if len(kept) else b""
 
 
@@ -416,8 +417,7 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict
 def _tiff_tags(exif: bytes) -> Image.Exif:
     """EXIF as tags of a TIFF, without what it says of the layout of pixels; nothing if it is damaged."""
     found, kept = Image.Exif(), Image.Exif()
-    with suppress(Exception), warnings.catch_warnings():  # Pillow's reader raises nearly anything
-        warnings.simplefilter("ignore")
+    with suppress(Exception), _unlimited():  # Pillow's reader raises nearly anything
         found.load(exif)
         _copy_tags(found, kept)
         whole = Image.Exif()

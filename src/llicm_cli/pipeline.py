@@ -104,6 +104,7 @@ def _pack_alpha(image: Image.Image) -> bytes:
     """The transparency of a picture as a PNG file, nothing if it has none."""
     if (alpha := _alpha(image)) is None:
         return b""
+    alpha.info = {}  # Pillow would write the colours' ICC profile again
     buffer = io.BytesIO()
     alpha.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -135,11 +136,12 @@ def _dressed(
     return pixels
 
 
-def _told(model: str, task: str, strength: float, head: Restorer | None) -> str:
-    """What made a picture: the program, the codec's model (none for a picture that was not coded), the task
+def _told(model: str, tasks: tuple[str, ...], strength: float, head: Restorer | None) -> str:
+    """What made a picture: the program, the codec's model (none for a picture that was not coded), the tasks
     and strength of restoration, and the guide and head that did it."""
-    told = f"version={__version__} model={model} task={task} strength={strength:g}"
-    if task == NONE:
+    names = ",".join(tasks) or NONE
+    told = f"version={__version__} model={model} task={names} strength={strength:g}"
+    if not tasks:
         return told
     head = head or load_restorer()
     return f"{told} guide={head.config.guide} head={head.id}"
@@ -293,6 +295,8 @@ def _restore(
         head: None for the installed one.
         hole: for inpaint: bool (H, W), what to replace; nothing else is then changed.
     """
+    if not tasks:
+        return x
     guide, head = load_guide(), head or load_restorer()
     check_pair(guide, head)
     prompts = guide.prompts()
@@ -361,11 +365,10 @@ def decode(
             f"the stream needs model {stream.model.hex()}; the installed one is {model.id.hex()}"
         )
     pixels = decode_pixels(model, stream)
-    if tasks:
-        origin = source(True, stream.objective == "rpo", position(stream.rate))
-        pixels = _restore(pixels, tasks, strength, origin, head)
+    origin = source(True, stream.objective == "rpo", position(stream.rate))
+    pixels = _restore(pixels, tasks, strength, origin, head)
     alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
-    told = _told(model.id.hex(), task or NONE, strength, head)
+    told = _told(model.id.hex(), tasks, strength, head)
     return _dressed(to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
 
 
@@ -402,7 +405,7 @@ def enhance(
     origin = source(False, False, torch.zeros(1))
     pixels = _restore(to_pixels(image), tasks, strength, origin, head, hole)
     restored = to_image(pixels, _is_grey(image))
-    return _dressed(restored, _alpha(image), _metadata(image), _told("none", task, strength, head))
+    return _dressed(restored, _alpha(image), _metadata(image), _told("none", tasks, strength, head))
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from llicm_cli.errors import InputError, OutputError
@@ -45,7 +46,8 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
+        with suppress(OSError):  # some file systems have no modes
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
         if overwrite or not _linked(temporary, path):
             temporary.replace(path)
     except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle

@@ -46,6 +46,8 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if names == (NONE,):
         return ()
+    if NONE in names:
+        raise UsageError(f"{NONE} stands alone, not among other tasks")
     for name in names:
         if name not in (*TASKS, AUTO):
             known = ", ".join((*TASKS, AUTO, NONE))

@@ -70,15 +70,24 @@ class Plan:
         return "rd" if self.pictures.task == CLEAN else "rp"
 
 
+def json_file(path: Path) -> Any:
+    """What a JSON file holds; raises InputError."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def load_results(path: Path) -> dict[str, Any]:
     """A results file; raises InputError."""
-    try:
-        results = json.loads(read_bytes(path))
-        version = results["llicm_bench"]
-        missing = [key for key in ("pictures", "reference", "codecs", *IDENTITY) if key not in results]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no results of llicm bench") from error
-    if version != LAYOUT or missing:
+    results = json_file(path)
+    if not isinstance(results, dict) or "llicm_bench" not in results:
+        raise InputError(f"{path}: no results of llicm bench")
+    whole = all(key in results for key in ("pictures", *IDENTITY))
+    whole = whole and all(isinstance(results.get(key), dict) for key in ("reference", "codecs"))
+    if results["llicm_bench"] != LAYOUT or not whole:
         raise InputError(f"{path}: results of another version of this program")
     return results
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,11 +16,10 @@ from PIL import Image
 
 from llicm_cli.bench.codecs import OWN_HEAD, Codec, choose
 from llicm_cli.bench.curves import FEWEST_PICTURES, BdRate, Points, bd_rate, bootstrapped, points, quality
-from llicm_cli.bench.measure import decoded, encoded, load_results
+from llicm_cli.bench.measure import decoded, encoded, json_file, load_results
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.weights import load_restorer
-from llicm_cli.storage import read_bytes
 from llicm_cli.tasks import CLEAN
 
 PUBLISHED_SET = "kodak"
@@ -107,10 +105,15 @@ def published_curves(path: Path) -> Published:
     """Curves of ``{"curves": {name: {"bpp": [...], "psnr_rgb": [...], "ms_ssim_rgb": [...]}}}``, means over
     the Kodak pictures; raises InputError."""
     try:
-        curves = json.loads(read_bytes(path))["curves"]
-        return {name: {k: v for k, v in c.items() if isinstance(v, list)} for name, c in curves.items()}
-    except (ValueError, KeyError, AttributeError) as error:
+        curves = {
+            name: {key: np.array(v, dtype=float).tolist() for key, v in c.items() if isinstance(v, list)}
+            for name, c in json_file(path)["curves"].items()
+        }
+        if any({len(values) for values in c.values()} != {len(c["bpp"])} for c in curves.values()):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a file of published curves") from error
+    return curves
 
 
 def _against(results: SetResults, anchor: str, test: str, metric: str) -> BdRate:

@@ -6,19 +6,28 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llicm_cli.errors import OutputError
 
-_stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+class _Stderr(Console):
+    """Standard error. Where nobody reads it, or it cannot be written, work goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+_stderr = _Stderr(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(*lines: str) -> None:
     """Lines for people, on stderr, in one piece."""
-    _stderr.print("\n".join(" ".join(line.splitlines()) for line in lines), markup=False)
+    with suppress(OSError):
+        _stderr.print("\n".join(" ".join(line.splitlines()) for line in lines), markup=False)
 
 
 def fault(error: Exception, about: str = "") -> int:

@@ -89,7 +89,7 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
     if piped:
         return [STANDARD]
     results = [Path(output or path.parent, path.stem + suffix) for path in inputs]
-    if twice := [r for r, count in Counter(results).items() if count > 1]:
+    if twice := [r for r, count in Counter(map(os.path.realpath, results)).items() if count > 1]:
         raise UsageError(f"several inputs would be written to {twice[0]}; rename them or use other folders")
     if output is not None:
         try:
@@ -228,8 +228,13 @@ def process(
     if overwrite and skip_existing:
         raise UsageError("give only one of --overwrite and --skip-existing")
     pairs = list(zip(inputs, outputs, strict=True))
-    made = {target for source, target in pairs if target not in (source, STANDARD)}
-    if not skip_existing and (results := [source for source in inputs if source in made]):
+    files = [(os.path.realpath(source), os.path.realpath(target)) for source, target in pairs]
+    made = {target for source, target in files if target != source}
+
+    def also_made(source: Path) -> bool:
+        return source != STANDARD and os.path.realpath(source) in made
+
+    if not skip_existing and (results := [source for source in inputs if also_made(source)]):
         raise UsageError(f"{results[0]} is an input and the output of another one; use another folder (-o)")
 
     def there(target: Path) -> bool:
@@ -237,7 +242,7 @@ def process(
 
     def one(source: Path, target: Path) -> int | None:
         """The exit code; None if there was nothing to do."""
-        if source in made or there(target):
+        if also_made(source) or there(target):
             return None
         try:
             data = read_input(source)

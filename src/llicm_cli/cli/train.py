@@ -30,10 +30,10 @@ Minutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after so man
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Checkpoint = Annotated[Path, typer.Option(help="State of the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
-SaveEvery = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
+SaveEvery = Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")]
 Batch = Annotated[int, typer.Option(min=1, help="Crops a step (fewer where crops grow).")]
-MuonRate = Annotated[float, typer.Option(help="Learning rate of dense kernels (Muon).")]
-AdamRate = Annotated[float, typer.Option(help="Learning rate of all else (AdamW).")]
+MuonRate = Annotated[float, typer.Option(min=0, help="Learning rate of dense kernels (Muon).")]
+AdamRate = Annotated[float, typer.Option(min=0, help="Learning rate of all else (AdamW).")]
 EmaDecay = Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32, help="Seed of weights, crops, rates and degradations.")]
 RealPairs = Annotated[
@@ -189,6 +189,8 @@ def guide(
     With --backbone, its pretrained image and text towers stay as they are and only the controller is
     trained; train a head for it with llicm train restorer --guide.
     """
+    if (pretrained and not backbone) or (start_from and backbone):
+        raise UsageError("--pretrained goes with --backbone, and --start-from with neither")
     with _options("guide", output, steps, minutes, device, checkpoint, resume, save_every, batch, muon_rate,
                   adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.guide import compact_guide, guide_on
@@ -199,8 +201,6 @@ def guide(
 
         photos = split(find_photos(data))
         real = parse_pairs(pairs or [], options.device, max(CROPS))
-        if (pretrained and not backbone) or (start_from and backbone):
-            raise UsageError("--pretrained goes with --backbone, and --start-from with neither")
         if start_from:
             model = copy.deepcopy(load_guide(start_from))
             known = card.read(start_from)
