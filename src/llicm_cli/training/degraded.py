@@ -44,8 +44,8 @@ class Pairs:
                 raise InputError(f"{path}: {error}") from error
             if pair[0].size != pair[1].size:
                 raise InputError(f"{path}: input and ground truth differ in size")
-            a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous().to(device) for p in pair)
-            self.pictures.append((a, b, tones(a[None])[0]))
+            a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous() for p in pair)
+            self.pictures.append((a.to(device), b.to(device), tones(a[None])[0].to(device)))
         if not self._large_enough(largest):
             raise UsageError(f"no pair in {folder} is at least {largest} pixels a side")
 
@@ -91,8 +91,7 @@ class DegradedCrops:
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
         deck: names of classes, dealt out again and again in random order.
-        render: how other cameras show the photographs, input and truth alike: ``degrade.unreduced`` or
-            ``degrade.rendering``.
+        render: how others show the photographs, given one and the task that follows, input and truth alike.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class DegradedCrops:
         dice: Dice,
         pairs: dict[str, Pairs] | None = None,
         deck: Sequence[str] = CLASSES,
-        render: Callable[[Tensor, Dice], Tensor] | None = None,
+        render: Callable[[Tensor, str, Dice], Tensor] | None = None,
     ) -> None:
         self.crops, self.dice, self.pairs, self.render = crops, dice, pairs or {}, render
         self.deck = np.array([CLASSES.index(name) for name in deck])
@@ -137,7 +136,7 @@ class DegradedCrops:
                 degraded[i], clean[i], seen[i] = self.pairs[task].crop(size, self.dice)
             else:
                 if self.render and self.dice.chance(RENDERED_SHARE):
-                    whole[i] = self.render(whole[i], self.dice)
+                    whole[i] = self.render(whole[i], task, self.dice)
                 wrong = degrade(whole[i], task, self.dice)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]

@@ -99,7 +99,9 @@ def train_guide(
     device = options.device
     torch.manual_seed(options.seed)
     clean_crops = Crops(train, device, max(CROPS), options.seed)
-    degraded = DegradedCrops(clean_crops, Dice(options.seed, device), pairs, render=rendering)
+    degraded = DegradedCrops(
+        clean_crops, Dice(options.seed, device), pairs, render=lambda x, task, dice: rendering(x, dice)
+    )
     seen, _, truth, _ = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     codec = codec.to(device).eval()
     low = Codec.position(torch.full((len(seen),), VALIDATION_LAMBDA, device=device))

@@ -7,9 +7,9 @@ class, the others on what the guide sees in them. It is often wrong about so sma
 learned to distrust it does too little where the guide is nearly sure of a whole picture, and right.
 Many small crops come first: what the head learns early is what to do for which prompt, and that takes many
 different samples, not many pixels (at equal cost, 306 steps of 48 crops of 64x64 denoised 1.9 dB better than
-335 steps of 12 crops of 128x128). Half of the photographs are shown in other light, and most of these
-softer: without dark scenes the head leaves what lies behind haze too bright, and from photographs that were
-reduced, sharper than what leaves a camera, it learns to take the grain of a camera for texture.
+335 steps of 12 crops of 128x128). Half of the photographs are shown in other light: without dark scenes the
+head leaves what lies behind haze too bright. Most of those before noise are softer, too: from photographs
+that were reduced, sharper than what leaves a camera, it learns to take the grain of a camera for texture.
 
 The loss is the root mean squared error of every crop. Its gradient is as large for a crop that is nearly
 right as for one that is far off (with the logarithm of the squared error, crops that need little dominate),
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from llicm_cli.degrade import Dice, unreduced
+from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.models.codec import Codec
 from llicm_cli.models.guide import Guide
 from llicm_cli.models.restorer import Restorer, source, tones
@@ -51,6 +51,11 @@ DECK = (*CLASSES, *MORE)
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
 VALIDATION_EACH, VALIDATION_CROP = 12, 192
+
+
+def shown(x: Tensor, task: str, dice: Dice) -> Tensor:
+    """A photograph, (3, H, W) in 0..1, in other light; softer before noise."""
+    return (unreduced if task == "denoise" else exposure)(x, dice)
 
 
 class Prompter:
@@ -164,7 +169,7 @@ def train_restorer(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed, device)
-    degraded = DegradedCrops(Crops(train, device, LARGEST, options.seed), dice, pairs, DECK, unreduced)
+    degraded = DegradedCrops(Crops(train, device, LARGEST, options.seed), dice, pairs, DECK, shown)
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
