@@ -145,3 +145,5 @@ def test_task_lists():
     for wrong in ("", "clean", "Derain", "derain,,denoise"):
         with pytest.raises(UsageError, match="unknown task"):
             parse_tasks(wrong)
+    with pytest.raises(UsageError, match="none stands alone"):
+        parse_tasks("derain,none")

@@ -26,10 +26,7 @@ from llicm_cli.version import __version__
 MODES = ("L", "LA", "RGB", "RGBA")
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
-TRUSTED = (
-    0.5,
-    0.7,
-)  # a degradation more probable than the first is undone with ``auto``, wholly from the second on
+TRUSTED = 0.5, 0.7  # ``auto`` undoes a degradation more probable than the first, wholly from the second on
 GREY_ROWS = 512  # at once, to bound memory
 
 
