@@ -487,12 +487,13 @@ def test_other_weights_are_named_by_option_and_checked(llicm: Llicm, weights: Pa
     assert missing.code == 5 and "no weights at" in one_line(missing)
 
 
-def test_an_interrupt_ends_with_130(picture: Path):
+@pytest.mark.parametrize("command", ["encode", "inspect"])
+def test_an_interrupt_ends_with_130(picture: Path, command: str):
     code = (
         "import sys; from llicm_cli import pipeline; from llicm_cli.cli.main import run\n"
         "def interrupted(*_): raise KeyboardInterrupt\n"
-        "pipeline.encode = interrupted\n"
-        f"sys.argv = ['llicm', 'encode', {str(picture)!r}]\nrun()"
+        f"pipeline.{command} = interrupted\n"
+        f"sys.argv = ['llicm', '{command}', {str(picture)!r}]\nrun()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 130 and run.stderr.splitlines() == ["llicm: interrupted"]

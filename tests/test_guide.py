@@ -126,7 +126,7 @@ def test_a_named_backbone_with_a_local_file(tmp_path: Path):
     assert content.shape == (1, 2, 1024) and degradation.isfinite().all()
 
 
-@pytest.mark.parametrize("backbone", ["no-such-model", "local-dir:/no/such/folder", "RN50"])
+@pytest.mark.parametrize("backbone", ["no-such-model", "local-dir:/no/such/folder", "local-dir:", "RN50"])
 def test_a_backbone_that_cannot_be_had_is_wrong_usage(backbone: str):
     with pytest.raises(UsageError, match="open_clip cannot make"):
         guide_on(backbone, None)

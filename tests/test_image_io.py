@@ -322,6 +322,72 @@ def test_exif_that_tells_of_other_pixels_does_not_spoil_a_tiff(crop: Image.Image
         assert np.array_equal(again, crop.convert("L"))
 
 
+TURNED_XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("told", [exif(6), b""], ids=["exif", "xmp alone"])
+def test_a_picture_is_turned_once(crop: Image.Image, told: bytes, suffix: str):
+    image, _ = read_image(saved(crop, "JPEG", exif=told, xmp=TURNED_XMP.encode()))
+    assert image.size == (crop.size[::-1] if told else crop.size)
+    again, _ = read_image(picture_bytes(image, suffix)[0])
+    assert np.array_equal(again, image)
+    assert (b'Orientation="1"' in image.info["xmp"]) == bool(told)
+
+
+def odd_exif() -> bytes:
+    """One GPS tag of a type that Pillow reads and cannot write, and the place of a third folder."""
+    tags = Image.Exif()
+    tags[0x010F], tags[0x8769] = "maker", {0x9003: "2026:01:02 03:04:05", 0xA005: 99}
+    tags[0x8825] = {3: "E", 5: b"\1"}
+    before, after = struct.pack(">HHI", 5, 1, 1), struct.pack(">HHI", 5, 2, 1)
+    assert tags.tobytes().count(before) == 1
+    return tags.tobytes().replace(before, after)  # the sign of the altitude becomes a text
+
+
+def test_one_damaged_tag_does_not_cost_the_others(crop: Image.Image):
+    picture = crop.copy()
+    picture.info["exif"] = odd_exif().removeprefix(b"Exif\0\0")
+    data, losses = picture_bytes(picture, ".tif")
+    tags = Image.open(io.BytesIO(data)).getexif()
+    assert losses == ["TIFF cannot hold all of this EXIF"] and tags[0x010F] == "maker"
+    assert dict(tags.get_ifd(0x8769)) == {0x9003: "2026:01:02 03:04:05"} and tags.get_ifd(0x8825)[3] == "E"
+
+
+@pytest.mark.parametrize("following", [3, 10**6])
+def test_a_tiff_whose_next_picture_is_nowhere_is_one_picture(crop: Image.Image, following: int):
+    data = bytearray(saved(crop, "TIFF"))
+    order = "<" if data[:2] == b"II" else ">"
+    start = struct.unpack_from(order + "I", data, 4)[0]
+    end = start + 2 + 12 * struct.unpack_from(order + "H", data, start)[0]
+    assert data[end : end + 4] == bytes(4)
+    struct.pack_into(order + "I", data, end, following)
+    image, losses = read_image(bytes(data))
+    assert np.array_equal(image, crop) and losses == []
+
+
+def test_damaged_exif_does_not_cost_a_tiff(crop: Image.Image):
+    tags = Image.Exif()
+    tags.load(odd_exif().replace(struct.pack(">HHI", 5, 2, 1), struct.pack(">HHI", 5, 1, 1)))
+    data = saved(crop, "TIFF", exif=tags)
+    forms = [tuple(struct.pack(o + "HHIB", 5, kind, 1, 1) for kind in (1, 2)) for o in "<>"]
+    (before, after), *_ = [form for form in forms if form[0] in data]
+    image, losses = read_image(data.replace(before, after))
+    assert np.array_equal(image, crop) and losses == ["damaged EXIF tags are not kept"]
+    assert image.getexif()[0x010F] == "maker"
+
+
+def test_grey_with_premultiplied_alpha(crop: Image.Image):
+    grey = crop.convert("L")
+    grey.putalpha(grey.point(lambda level: 255 if level > 90 else 128))
+    data = saved(Image.merge("LA", grey.convert("La").split()), "TIFF")
+    forms = [(struct.pack(o + "HHIH", 338, 3, 1, 2), struct.pack(o + "HHIH", 338, 3, 1, 1)) for o in "<>"]
+    (before, after), *_ = [form for form in forms if form[0] in data]  # what the second band is
+    image, losses = read_image(data.replace(before, after))
+    assert image.mode == "LA" and losses == []
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(grey)).max() <= 2
+
+
 def test_a_broken_cmyk_profile_does_not_cost_the_picture(crop: Image.Image):
     image, losses = read_image(saved(crop.convert("CMYK"), "JPEG", icc_profile=b"no profile"))
     assert image.mode == "RGB" and any("profile is damaged" in loss for loss in losses)

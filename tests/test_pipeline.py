@@ -242,3 +242,8 @@ def test_header_fields_that_do_not_fit_the_payload_are_told(crop: Image.Image, f
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="transmogrify"):
         llicm_cli.transmogrify  # noqa: B018
+
+
+def test_pillows_own_limit_of_pixels_does_not_count(photo: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert (pipeline.to_pixels(photo, 16, 80) == pipeline.to_pixels(photo)[:, 16:80]).all()

@@ -311,7 +311,10 @@ def test_enhance_with_a_mask(llicm: Llicm, crop: Image.Image, tmp_path: Path):
     "arguments",
     [["--task", "polish"], ["--strength", "2"], ["-o", "out.jpg"], ["--task", "none,derain"]],
 )
-def test_wrong_usage_writes_nothing(llicm: Llicm, crop: Image.Image, tmp_path: Path, arguments: list[str]):
+def test_wrong_usage_writes_nothing(
+    llicm: Llicm, crop: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
+    monkeypatch.chdir(tmp_path)
     crop.save(tmp_path / "a.png")
     assert llicm("enhance", tmp_path / "a.png", *arguments).code == 2
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -21,7 +21,7 @@ from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training.data import Crops, find_photos
-from llicm_cli.training.degraded import DegradedCrops, Pairs
+from llicm_cli.training.degraded import DegradedCrops, Pairs, parse_pairs
 from llicm_cli.training.restorer import shown
 
 Llicm = Callable[..., Result]
@@ -101,6 +101,9 @@ def test_the_stages_follow_each_other(
     assert changed == {"coarse_rpo", "fine_rpo"}, "streams of objective rdo stay what they were"
     load_guide(guide)
     _, parts, _ = read_parts(guide)
+    towers = torch.load(tmp_path / "guide.pt", weights_only=True)["average"]
+    learned = {name: value for name, value in parts["guide."].items() if name.startswith("clip.visual.conv")}
+    assert learned and all(torch.equal(v, towers[f"module.{n}"].half()) for n, v in learned.items())
     words = parts["guide."]["clip.token_embedding.weight"].float().abs().sum(1)
     assert 20 < (words > 0).sum() < 200, "words that were never trained mean nothing"
 
@@ -216,6 +219,11 @@ def test_malformed_pairs_are_wrong_usage(llicm: Llicm, photos: Path, tmp_path: P
     command = ["train", "restorer", photos, "-o", tmp_path / "x.safetensors", "--steps", 1, "--pairs", text]
     result = llicm(*command, "--checkpoint", tmp_path / "r.pt")
     assert result.code == 2 and "TASK=FOLDER" in result.stderr
+
+
+def test_pairs_of_one_task_are_named_once(pairs: Path):
+    with pytest.raises(UsageError, match="derain"):
+        parse_pairs([f"{task}={pairs}" for task in ("lowlight", "derain", "derain")], torch.device("cpu"), 32)
 
 
 def test_the_start_of_a_guide_depends_on_the_seed():

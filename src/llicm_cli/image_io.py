@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -33,13 +34,17 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+XMP_TURN = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
 TIFF_DPI = 282
-TIFF_TAGS = (270, 271, 272, TIFF_DPI, 283, 296, 305, 306, 315, 33432)  # of a TIFF, all but its layout
+# Of a TIFF, or of EXIF, all that is not about the layout of pixels: camera, author, dates, ratings.
+TIFF_TAGS = (270, 271, 272, TIFF_DPI, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
+OF_PIXELS = {ORIENTATION, 301, 318, 319, 529, 530, 531, 532}  # EXIF of how pixels are to be understood
 TIFF_KIND, TIFF_WHITE, TIFF_EXTRA, DNG_VERSION = 254, 262, 338, 50706
 USUAL_DPI = {0, 1, 72, 96}
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA
 FEW_GREYS = 64
 TIFF_FOLDERS = (0x8769, 0x8825)  # EXIF and GPS
+INTEROPERABILITY = 0xA005  # the place of a third folder, within EXIF
 TIFF_XMP = 700
 NOT_PICTURES = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}  # formats that call other programs, or none
 # Formats that keep every pixel, by suffix: (Pillow's name, options).
@@ -108,12 +113,14 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
             raise InputError(problem)
         if _is_raw(image, data):
             raise InputError("a preview comes first in this file, as in a camera's raw files: develop it")
-        white, frames = _white(image), getattr(image, "n_frames", 1)  # before the pixels are loaded
+        white = _white(image)  # before the pixels are loaded
         with _unlimited() if image.format in ("TIFF", "PNG") else nullcontext():  # these ask again
             image.load()
-        losses = _losses(image, white > 255 or _hides_bits(image, data), frames)
-        metadata = _metadata(image)
+        losses = _losses(image, white > 255 or _hides_bits(image, data), _frames(image.format, data))
+        metadata = _metadata(image, losses)
         turn = TURNS.get(_orientation(metadata.get("exif", b"")))
+        if turn is not None and "xmp" in metadata:
+            metadata["xmp"] = XMP_TURN.sub(rb"\g<1>1", metadata["xmp"])
         if "exif" in metadata:
             metadata["exif"] = _upright_exif(metadata["exif"])
         pixels = _as_coded(image, white, metadata, losses)
@@ -128,6 +135,17 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         raise InputError("not a picture in a format that Pillow can read") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise InputError(f"a damaged or unsupported picture ({error or type(error).__name__})") from error
+
+
+def _frames(name: str | None, data: bytes) -> int:
+    """How many pictures a file shows, 1 where it does not tell; of a copy, as counting may damage it."""
+    if name == "PSD":
+        return 1  # Pillow reads the sum of its layers
+    with suppress(Exception):
+        image = open_unlimited(data, picture_formats())
+        with _unlimited():
+            return int(getattr(image, "n_frames", 1))
+    return 1
 
 
 def _is_raw(image: Image.Image, data: bytes) -> bool:
@@ -199,11 +217,11 @@ def _resolution(image: Image.Image) -> bool:
     return True
 
 
-def _metadata(image: Image.Image) -> dict[str, bytes]:
+def _metadata(image: Image.Image, losses: list[str]) -> dict[str, bytes]:
     """ICC profile, EXIF (from its byte order mark on) and XMP of a picture as they are in its file."""
     info = image.info
     xmp = info.get("xmp") or info.get(PNG_XMP) or b""
-    exif = info.get("exif") or (_exif_of_tiff(image) if image.format == "TIFF" else b"")
+    exif = info.get("exif") or (_exif_of_tiff(image, losses) if image.format == "TIFF" else b"")
     found = {
         "icc": info.get("icc_profile") or b"",
         "exif": exif.removeprefix(EXIF_MARK),
@@ -212,12 +230,15 @@ def _metadata(image: Image.Image) -> dict[str, bytes]:
     return {name: value for name, value in found.items() if value}
 
 
-def _exif_of_tiff(image: Image.Image) -> bytes:
+def _exif_of_tiff(image: Image.Image, losses: list[str]) -> bytes:
     """What a TIFF tells of itself, without the layout of its pixels."""
-    kept = Image.Exif()
-    with _unlimited():
-        _copy_tags(image.getexif(), kept)
-    return kept.tobytes() if len(kept) else b""
+    with suppress(Exception), _unlimited():
+        kept, all_of_it = _sound_tags(image.getexif())
+        if not all_of_it:
+            losses.append("damaged EXIF tags are not kept")
+        return kept.tobytes() if len(kept) else b""
+    losses.append("damaged EXIF is not kept")
+    return b""
 
 
 def _place_of_orientation(exif: bytes) -> tuple[int, str] | None:
@@ -279,10 +300,12 @@ def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses
         return _grey_of_16_bits(image, white, losses)
     if image.mode == "F":
         raise InputError("floating-point pictures have no fixed range and cannot be coded")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         _scale_key(image, white)
         clear = image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
-        if image.mode in ("L", "LA", "La"):
+        if image.mode in ("L", "LA"):
             return image.convert("LA" if clear else "L")
         return image.convert("RGBA" if clear else "RGB")
     if image.mode in ("1", "L") or (image.mode == "P" and _grey_palette(image)):
@@ -350,7 +373,7 @@ def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[
         if name == "PNG" and not _is_text(metadata.get("xmp", b"")):
             losses.append("PNG cannot hold XMP that is not UTF-8 (.tif does)")
             del metadata["xmp"]
-        options = options | _as_options(name, metadata, image.info.get("llicm"))
+        options = options | _as_options(name, metadata, image.info.get("llicm"), losses)
     if deep:
         if name != "PNG":
             raise OutputError(f"16 bits a channel are not written to {name}; name a .png")
@@ -390,7 +413,7 @@ def _deep_png(image: Image.Image, options: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict[str, Any]:
+def _as_options(name: str, metadata: dict[str, bytes], told: str | None, losses: list[str]) -> dict[str, Any]:
     """Pillow's options that put metadata, and what this program says of itself, into a file."""
     options: dict[str, Any] = {}
     if "icc" in metadata:
@@ -405,7 +428,8 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict
         if "xmp" in metadata:
             texts.add_itxt(PNG_XMP, metadata["xmp"].decode())
     elif name == "TIFF" and ("exif" in metadata or "xmp" in metadata):
-        options["exif"] = tags = _tiff_tags(metadata.get("exif", b""))
+        options["exif"] = tags = _tiff_tags(metadata.get("exif", b""), losses)
+        tags[ORIENTATION] = 1  # where a TIFF does not tell, Pillow would ask XMP
         if "xmp" in metadata:
             tags[TIFF_XMP] = metadata["xmp"]  # Pillow takes all tags from one place
         options["compression"] = None  # and writes EXIF into plain TIFF only
@@ -414,22 +438,44 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None) -> dict
     return options
 
 
-def _tiff_tags(exif: bytes) -> Image.Exif:
-    """EXIF as tags of a TIFF, without what it says of the layout of pixels; nothing if it is damaged."""
-    found, kept = Image.Exif(), Image.Exif()
+def _tiff_tags(exif: bytes, losses: list[str]) -> Image.Exif:
+    """EXIF as tags of a TIFF, without what it says of the layout of pixels; what is damaged is left out."""
+    found, whole = Image.Exif(), Image.Exif()
     with suppress(Exception), _unlimited():  # Pillow's reader raises nearly anything
         found.load(exif)
-        _copy_tags(found, kept)
-        whole = Image.Exif()
+        kept, all_of_it = _sound_tags(found)
+        if not all_of_it or set(found) - OF_PIXELS - {*TIFF_TAGS, *TIFF_FOLDERS}:
+            losses.append("TIFF cannot hold all of this EXIF")
         whole.load(kept.tobytes())  # Pillow writes what it has read
         return whole
+    losses.append("damaged EXIF is not kept")
     return Image.Exif()
 
 
-def _copy_tags(found: Image.Exif, kept: Image.Exif) -> None:
-    for tag in TIFF_TAGS:
-        if tag in found:
-            kept[tag] = found[tag]
-    for folder in TIFF_FOLDERS:
-        if content := found.get_ifd(folder):
-            kept[folder] = dict(content)
+def _sound_tags(found: Image.Exif) -> tuple[Image.Exif, bool]:
+    """The tags that say nothing of the layout of a file and can be written, and whether these are all."""
+    kept, all_of_it = Image.Exif(), True
+    for folder in (None, *TIFF_FOLDERS):
+        content = (
+            {tag: found[tag] for tag in TIFF_TAGS if tag in found}
+            if folder is None
+            else found.get_ifd(folder)
+        )
+        content = {tag: value for tag, value in content.items() if tag != INTEROPERABILITY}
+        sound = {tag: value for tag, value in content.items() if _can_be_written(folder, tag, value)}
+        all_of_it &= len(sound) == len(content)
+        if folder is None:
+            kept.update(sound)
+        elif sound:
+            kept[folder] = sound
+    return kept, all_of_it
+
+
+def _can_be_written(folder: int | None, tag: int, value: Any) -> bool:
+    exif = Image.Exif()
+    exif[folder or tag] = {tag: value} if folder else value
+    try:
+        exif.tobytes()
+    except Exception:  # Pillow's writer raises nearly anything on values of the wrong type
+        return False
+    return True

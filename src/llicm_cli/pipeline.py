@@ -34,7 +34,9 @@ def to_pixels(image: Image.Image, first: int = 0, last: int | None = None) -> Te
     """A picture, or its rows from ``first`` to ``last`` (exclusive), as uint8 (3, H, W); a grey picture has
     three equal channels."""
     if (first, last) != (0, None):
-        image = image.crop((0, first, image.width, last or image.height))
+        last = last or image.height  # ``crop`` would keep to Pillow's limit of pixels
+        box = (0, first, image.width, last)
+        image = image.resize((image.width, last - first), Image.Resampling.NEAREST, box)
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
 
 

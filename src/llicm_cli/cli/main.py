@@ -21,6 +21,7 @@ from llicm_cli.cli.models import models
 from llicm_cli.errors import LlicmError
 from llicm_cli.version import __version__
 
+INTERRUPTED = 130
 EPILOG = (
     "Exit codes: 0 done; 1 internal fault; 2 wrong usage; 3 unreadable input; 4 bad stream; "
     "5 weights missing or unfit; 6 output not writable; 7 target size out of reach; "
@@ -70,8 +71,9 @@ def run() -> None:
     except LlicmError as error:
         console.say(f"llicm: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.say("llicm: interrupted")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # Typer makes it of Ctrl-C without a word
+            console.say("llicm: interrupted")
+        raise
     except Exception as error:
         sys.exit(console.fault(error))

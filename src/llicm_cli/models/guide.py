@@ -271,8 +271,8 @@ def guide_on(backbone: str, pretrained: str | None) -> Guide:
     Raises:
         UsageError: open_clip cannot make that model.
     """
-    schema, _ = open_clip.factory.parse_model_name(backbone)
     try:
+        schema, _ = open_clip.factory.parse_model_name(backbone)
         model = open_clip.create_model(backbone, pretrained, require_pretrained=True)
         config = open_clip.get_model_config(backbone if schema else backbone.replace("/", "-"))
         seen = model.visual.preprocess_cfg

@@ -72,6 +72,8 @@ def parse_pairs(texts: Sequence[str], device: torch.device, largest: int) -> dic
         task, equals, folder = text.partition("=")
         if task not in TASKS or not equals:
             raise UsageError(f"{text!r} is not of the form TASK=FOLDER, TASK one of {', '.join(TASKS)}")
+        if task in pairs:
+            raise UsageError(f"pairs for {task} are named twice")
         pairs[task] = Pairs(Path(folder), device, largest)
     return pairs
 

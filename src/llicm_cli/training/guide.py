@@ -161,15 +161,15 @@ def train_guide(
         budget = Budget(
             budget.steps and max(1, round(budget.steps * share)), budget.minutes and budget.minutes * share
         )
-        second = options.checkpoint.with_suffix(".controller" + options.checkpoint.suffix)
         file = second if towers and controlled else options.checkpoint
-        if not options.resume:
-            second.unlink(missing_ok=True)  # of an earlier run
         resume = options.resume and (file.exists() or file == options.checkpoint)
         run = Run(guide, replace(options, budget=budget, checkpoint=file, resume=resume), loss, evaluate)
         degraded.draw_anew(options.seed + run.step)
         return run
 
+    second = options.checkpoint.with_suffix(".controller" + options.checkpoint.suffix)
+    if not options.resume:
+        second.unlink(missing_ok=True)  # of an earlier run
     runs = []
     controlled = False
     guide = guide.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -177,6 +177,8 @@ def train_guide(
         guide.controller.requires_grad_(False)
         guide.clip.visual.train()
         run = start(TOWER_SHARE, tower_loss)
+        if run.options.budget.progress(run.step, run.seconds) < 1:
+            second.unlink(missing_ok=True)  # a controller of the towers as they were
         trained = run.to_the_end()
         assert isinstance(trained, Guide)
         guide = trained
