@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from llicm_cli.bench.metrics import psnr, ssim
 from llicm_cli.bench.sets import PictureSet, find_pictures, open_picture
 from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.models.restorer import source, tones
-from llicm_cli.models.weights import load_guide, load_restorer
+from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.pipeline import to_image, to_pixels
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 
@@ -62,7 +62,10 @@ def measure(
     only: Annotated[list[str] | None, typer.Option("--set", help="Which sets (default all).")] = None,
 ) -> None:
     """Restore every picture of every set with its task and with auto; adds to the results file."""
-    results = json.loads(output.read_text()) if output.exists() else {}
+    weights = {"guide": load_guide().id, "head": load_restorer().id}
+    results = json.loads(output.read_text()) if output.exists() else {"weights": weights, "sets": {}}
+    if results["weights"] != weights:
+        raise typer.BadParameter(f"{output} holds results of other weights; name another file")
     for name in only or SETS:
         pictures = _pictures(root, name)
         task = pictures.task
@@ -73,13 +76,13 @@ def measure(
             shown = (wrong, named, auto)
             rows.append([psnr(p, right) for p in shown] + [ssim(p, right) for p in shown])
         means = [round(float(v), 4) for v in np.mean(rows, axis=0)]
-        results[name] = {
+        results["sets"][name] = row = {
             "task": task, "pictures": len(rows),
             "psnr": dict(zip(("input", "task", "auto"), means[:3], strict=True)),
             "ssim": dict(zip(("input", "task", "auto"), means[3:], strict=True)),
             "lowest psnr of auto": round(min(row[2] for row in rows), 4),
         }  # fmt: skip
-        typer.echo(f"{name}: {results[name]['psnr']}", err=True)
+        typer.echo(f"{name}: {row['psnr']}", err=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -106,7 +109,8 @@ def guide(
     eyes = load_guide()
     with torch.inference_mode():
         prompts = eyes.prompts()
-    results: dict[str, dict[str, float]] = {"psnr": {}, "accuracy": {}}
+    weights = {"codec": load_codec().id.hex(), "guide": eyes.id, "head": load_restorer().id}
+    results: dict[str, Any] = {"weights": weights, "psnr": {}, "accuracy": {}}
     for name in SETS:
         pictures = _pictures(root, name)
         if pictures.task == CLEAN:
@@ -154,7 +158,7 @@ def table(results: Path, ablation: Path) -> None:
     """Print Markdown tables."""
     measured, guided = json.loads(results.read_text()), json.loads(ablation.read_text())
     typer.echo("| set | pictures | task | PSNR in | out | auto | SSIM in | out | auto |\n|" + "---|" * 9)
-    for name, row in measured.items():
+    for name, row in measured["sets"].items():
         p, s = row["psnr"], row["ssim"]
         cells = [f"{p[k]:.2f}" for k in ("input", "task", "auto")]
         cells += [f"{s[k]:.3f}" for k in ("input", "task", "auto")]

@@ -34,7 +34,7 @@ def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     weights = {f"features.{k}": v for k, v in squeezenet1_1(weights=None).features.state_dict().items()}
     folder = tmp_path_factory.mktemp("squeezenet")
-    safetensors.torch.save_file(weights, folder / SQUEEZENET_FILE)
+    safetensors.torch.save_file(weights, folder / SQUEEZENET_FILE, {"input": "RGB in 0..1"})
     return folder
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import Result, photograph
 from PIL import Image, ImageFilter
 
 from llicm_cli.bench import codecs, metrics
 from llicm_cli.bench.curves import Points, bd_rate, bootstrapped, quality
-from llicm_cli.bench.measure import decoded, encoded
+from llicm_cli.bench.measure import Plan, decoded, encoded
 from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe, statistics
 from llicm_cli.bench.report import published_curves
+from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.tasks import NONE
 
@@ -220,12 +224,38 @@ def test_niqe_agrees_with_pyiqa():
         assert niqe(photograph(name), pristine) == pytest.approx(value, abs=0.01)
 
 
+def test_a_fingerprint_tells_pictures_degradations_and_metric_files_apart(
+    picture: Image.Image, squeezenet: Path, tmp_path: Path
+):
+    for name, shown in (("a", picture), ("b", picture), ("c", picture.rotate(90))):
+        (tmp_path / name).mkdir()
+        shown.save(tmp_path / name / "1.png")
+
+    def fingerprint(folder: str, files: Path | None = None, **kind: Any) -> str:
+        return Plan(PictureSet(tmp_path / folder, **kind), metric_files=files).fingerprint
+
+    assert fingerprint("a") == fingerprint("b")
+    noisy = {"task": "denoise", "sigma": 25}
+    others = [fingerprint("c"), fingerprint("a", **noisy), fingerprint("a", squeezenet)]
+    assert len({fingerprint("a"), *others}) == 4
+
+
+def test_features_that_take_other_pictures_are_refused(squeezenet: Path, tmp_path: Path):
+    weights = safetensors.torch.load_file(squeezenet / metrics.SQUEEZENET_FILE)
+    safetensors.torch.save_file(weights, tmp_path / metrics.SQUEEZENET_FILE)
+    with pytest.raises(InputError, match="does not say"):
+        metrics.meters(tmp_path)
+
+
 def test_metric_files_must_be_what_they_seem(tmp_path: Path):
     with pytest.raises(InputError, match="holds neither"):
         metrics.meters(tmp_path)
-    (tmp_path / metrics.NIQE_FILE).write_bytes(b"no")
-    with pytest.raises(InputError, match="not a file of NIQE"):
-        metrics.meters(tmp_path)
+    whole = io.BytesIO()
+    np.savez(whole, mu_pris_param=np.zeros(36))
+    for damaged in (b"no", b"", whole.getvalue()[:-9], whole.getvalue()):
+        (tmp_path / metrics.NIQE_FILE).write_bytes(damaged)
+        with pytest.raises(InputError, match="not a file of NIQE"):
+            metrics.meters(tmp_path)
     with pytest.raises(UsageError, match="pyiqa"):
         metrics.meters(None, ("vmaf",))
 
@@ -274,7 +304,7 @@ def test_rate_perception_is_measured_gone_on_with_and_reported(llicm: Llicm, pho
 
     other = llicm("bench", "rp", photos, "--task", "derain", "-o", file, "--codec", "jpeg")
     assert other.code == 2 and "holds results of another task" in other.stderr
-    for key, value in (("pictures", ["astronaut.png"]), ("head", "00000000")):
+    for key, value in (("pictures", ["astronaut.png"]), ("head", "00000000"), ("fingerprint", "00000000")):
         wrong = tmp_path / f"{key}.json"
         wrong.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
         merged = llicm("bench", "report", file, wrong)
@@ -284,6 +314,9 @@ def test_rate_perception_is_measured_gone_on_with_and_reported(llicm: Llicm, pho
     older = json.loads(file.read_text())
     older["codecs"]["jpeg"]["version"] = "an older one"
     cut.write_text(json.dumps(older))
+    assert llicm("bench", "report", cut, "-o", tmp_path / "old", "--pictures", photos.parent).code == 0
+    captions = re.findall(r"<figcaption>([^<]+)", (tmp_path / "old" / "report.html").read_text())
+    assert [c.split(",")[0] for c in captions] == ["input", "llicm", "ideal"], "of what can be made again"
     again = llicm(*command[:-1], cut, "--codec", "jpeg")
     assert again.code == 2 and "another version" in again.stderr
     assert json.loads(cut.read_text()) == older, "nothing that was measured is lost"
@@ -294,13 +327,21 @@ def test_published_curves_stand_beside_measured_ones(llicm: Llicm, photos: Path,
     assert (
         llicm("bench", "rd", photos, "-o", file, "--codec", "jpeg", "--as", "mine", "--jobs", "1").code == 0
     )
-    assert list(json.loads(file.read_text())["codecs"]) == ["mine"]
+    results = json.loads(file.read_text())
+    rows = results["codecs"]["mine"]["pictures"]
+    assert list(results["codecs"]) == ["mine"] and len(rows) == 2
     rates, psnrs = HYPERPRIOR
     published.write_text(json.dumps({"curves": {"hyperprior": {"bpp": rates, "psnr_rgb": psnrs}}}))
 
     def report(*options: str) -> bytes:
         return llicm("bench", "report", file, "--published", published, "--test", "mine", *options).stdout
 
+    assert "hyperprior" not in report().decode(), "of other pictures"
+    results["pictures"] = [f"kodim{i:02d}.png" for i in range(1, 25)]
+    results["codecs"]["mine"]["pictures"] = dict(
+        zip(results["pictures"], 12 * list(rows.values()), strict=True)
+    )
+    file.write_text(json.dumps(results))
     shown = report().decode()
     numbers = json.loads(report("--json"))
     entry = next(n for n in numbers if n["metric"] == "psnr" and n["against"] == "hyperprior (published)")

@@ -7,6 +7,7 @@ A results file is JSON:
     set, task     names; the task of "rd" is "clean"
     inputs        how the inputs came about, in words
     pictures      names in order
+    fingerprint   of the first input and its truth, pixel by pixel, and of the files of metrics
     metrics       {name: {title, better, range}}
     head          "rp" only: id of the restoration head after every codec that has none of its own
     reference     "rp" only, {"input" or "restored": {picture: {metric: value}}}: nothing coded
@@ -17,6 +18,7 @@ with values in the order of the settings. Measuring again with the same file doe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -29,12 +31,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from llicm_cli import pipeline
 from llicm_cli.bench.codecs import OWN_HEAD, RESTORED_FIRST, RPO, Codec, choose, known
-from llicm_cli.bench.metrics import Measure, describe, meters
+from llicm_cli.bench.metrics import Measure, describe, meters, metric_files
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, LlicmError, UsageError
 from llicm_cli.models.restorer import Restorer
@@ -43,7 +46,8 @@ from llicm_cli.storage import check_output, read_bytes, write_file
 from llicm_cli.tasks import CLEAN
 
 LAYOUT = 1
-IDENTITY = ("kind", "set", "task", "inputs", "head", "metrics")  # what results must share to be compared
+# What results must share to be compared:
+IDENTITY = ("kind", "set", "task", "inputs", "pictures", "fingerprint", "head", "metrics")
 REFERENCE = "reference"  # stands for a codec in the work to do
 
 
@@ -69,6 +73,17 @@ class Plan:
         """ "rd" or "rp"."""
         return "rd" if self.pictures.task == CLEAN else "rp"
 
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that change where other pictures, degradations or metric files have the
+        same names; raises LlicmError."""
+        digest = hashlib.sha256()
+        for picture in self.pictures.pair(self.pictures.paths[0]):
+            digest.update(np.asarray(picture).tobytes())
+        for file in metric_files(self.metric_files).values():
+            digest.update(read_bytes(file))
+        return digest.hexdigest()[:8]
+
 
 def json_file(path: Path) -> Any:
     """What a JSON file holds; raises InputError."""
@@ -85,7 +100,7 @@ def load_results(path: Path) -> dict[str, Any]:
     results = json_file(path)
     if not isinstance(results, dict) or "llicm_bench" not in results:
         raise InputError(f"{path}: no results of llicm bench")
-    whole = all(key in results for key in ("pictures", *IDENTITY))
+    whole = all(key in results for key in IDENTITY)
     whole = whole and all(isinstance(results.get(key), dict) for key in ("reference", "codecs"))
     if results["llicm_bench"] != LAYOUT or not whole:
         raise InputError(f"{path}: results of another version of this program")
@@ -216,13 +231,14 @@ def _begin(
         "inputs": plan.pictures.source,
         "head": None if plan.kind == "rd" else load_restorer(plan.head).id,
         "pictures": [path.name for path in plan.pictures.paths],
+        "fingerprint": plan.fingerprint,
         "metrics": described,
         "reference": {"input": {}, "restored": {}},
         "codecs": {},
     }
     if output.exists():
         before = load_results(output)
-        for key in (*IDENTITY, "pictures"):
+        for key in IDENTITY:
             if before[key] != results[key]:
                 raise UsageError(f"{output} holds results of another {key}; name another file")
         results = before

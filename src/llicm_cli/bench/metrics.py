@@ -128,6 +128,12 @@ def _pyiqa_score(name: str, a: Image.Image, b: Image.Image) -> float:
     return float(metric(*pictures))
 
 
+def metric_files(folder: Path | None) -> dict[str, Path]:
+    """The files in a folder that metrics read, by metric."""
+    names = {"squeezenet": SQUEEZENET_FILE, "niqe": NIQE_FILE} if folder else {}
+    return {metric: folder / name for metric, name in names.items() if folder and (folder / name).exists()}
+
+
 def meters(files: Path | None, extra: tuple[str, ...] = ()) -> dict[str, Measure]:
     """What can be measured here, by name.
 
@@ -141,13 +147,13 @@ def meters(files: Path | None, extra: tuple[str, ...] = ()) -> dict[str, Measure
     """
     found: dict[str, Measure] = {"psnr": psnr, "ssim": ssim, "ms_ssim": ms_ssim}
     if files is not None:
-        squeezenet, pristine = files / SQUEEZENET_FILE, files / NIQE_FILE
-        if squeezenet.exists():
-            found["squeezenet"] = partial(_squeezenet_distance, SqueezeNetDistance(squeezenet))
-        if pristine.exists():
-            parameters = load_pristine(pristine)
+        there = metric_files(files)
+        if "squeezenet" in there:
+            found["squeezenet"] = partial(_squeezenet_distance, SqueezeNetDistance(there["squeezenet"]))
+        if "niqe" in there:
+            parameters = load_pristine(there["niqe"])
             found["niqe"] = lambda picture, _: niqe(picture, parameters)
-        if len(found) == 3:
+        if not there:
             raise InputError(f"{files} holds neither {SQUEEZENET_FILE} nor {NIQE_FILE}")
     if (
         importlib.util.find_spec("lpips")

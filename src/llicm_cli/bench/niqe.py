@@ -6,6 +6,7 @@ photographs, which come from a file (see ``load``). Scores agree with those of p
 
 from __future__ import annotations
 
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         with np.load(path) as data:
             return data["mu_pris_param"].ravel(), data["cov_pris_param"], data["gaussian_window"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a file of NIQE's pristine parameters ({error})") from error
 
 

@@ -22,7 +22,7 @@ from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.weights import load_restorer
 from llicm_cli.tasks import CLEAN
 
-PUBLISHED_SET = "kodak"
+PUBLISHED_SET = {f"kodim{i:02d}" for i in range(1, 25)}  # names of the Kodak pictures
 PUBLISHED_METRICS = {"psnr": "psnr_rgb", "ms_ssim": "ms_ssim_rgb"}
 CROP = 192  # pixels a side
 SEARCH = 6  # steps towards equal rate
@@ -44,6 +44,7 @@ class SetResults:
     task: str
     inputs: str
     pictures: list[str]
+    fingerprint: str
     metrics: dict[str, dict[str, str]]
     reference: dict[str, dict[str, dict[str, float | None]]]
     codecs: dict[str, dict[str, Any]]
@@ -58,7 +59,7 @@ class SetResults:
     @property
     def has_published(self) -> bool:
         """Whether published curves are of these pictures."""
-        return self.kind == "rd" and self.name.lower() == PUBLISHED_SET
+        return self.kind == "rd" and {Path(name).stem.lower() for name in self.pictures} == PUBLISHED_SET
 
     def points(self, codec: str, metric: str) -> Points:
         """What was measured of a codec."""
@@ -83,12 +84,12 @@ def merge(paths: list[Path]) -> list[SetResults]:
         data = load_results(path)
         complete = {n: c for n, c in data["codecs"].items() if len(c["pictures"]) == len(data["pictures"])}
         new = SetResults(
-            data["kind"], data["set"], data["task"], data["inputs"], data["pictures"], data["metrics"],
-            data["reference"], complete, data["head"], set(data["codecs"]) - set(complete),
+            data["kind"], data["set"], data["task"], data["inputs"], data["pictures"], data["fingerprint"],
+            data["metrics"], data["reference"], complete, data["head"], set(data["codecs"]) - set(complete),
         )  # fmt: skip
         key = (new.kind, new.name, new.task, new.inputs)
         old = found.setdefault(key, new)
-        for name in ("pictures", "metrics", "head"):
+        for name in ("pictures", "fingerprint", "metrics", "head"):
             if getattr(old, name) != getattr(new, name):
                 raise UsageError(f"{path}: other {name} than in an earlier file of {new.title}")
         old.incomplete |= new.incomplete
@@ -224,6 +225,9 @@ def _comparison(sets: list[SetResults], test: str, published: Published) -> list
             rates = [_against_published(s, curve, test, metric) for s in sets]
             if any(r.value is not None for r in rates):
                 rows.append([f"{name} (published)", *map(str, rates), *[""] * (len(sets) > 1)])
+        if not rows:
+            parts.append(f"{about['title']}: there is nothing to compare with.")
+            continue
         if all("n/a" in cell for row in rows for cell in row[1:]):
             reasons = sorted({cell for row in rows for cell in row[1:]})
             parts.append(f"{about['title']}: {', '.join(reasons)}.")
@@ -309,8 +313,8 @@ def _img(picture: Image.Image, words: str) -> str:
 
 
 def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
-    """The middle of one picture of a set from every codec that is installed, with the head that was measured,
-    at equal rate: that of our own codec at the middle of its settings."""
+    """The middle of one picture of a set from every codec that is installed in the version and with the head
+    that were measured, at equal rate: that of our own codec at the middle of its settings."""
     sigma = results.inputs.partition("sigma ")[2].partition(",")[0]
     seed = results.inputs.rpartition(" ")[2].removesuffix("+i")
     pictures = PictureSet(
@@ -328,7 +332,9 @@ def _crops(results: SetResults, folder: Path, head: Path | None) -> str:
     present = {
         name: entry
         for name, entry in results.codecs.items()
-        if entry["codec"] in codecs and entry["head"] == (own if entry["codec"] in OWN_HEAD else common)
+        if entry["codec"] in codecs
+        and entry["version"] == codecs[entry["codec"]].version()
+        and entry["head"] == (own if entry["codec"] in OWN_HEAD else common)
     }
     ours = next((n for n in ("llicm-rpo", "llicm") if n in present), next(iter(present), None))
     if ours is not None:

@@ -1,7 +1,10 @@
 """A deep perceptual distance on the features of SqueezeNet 1.1, for benchmarks and as a term of training.
 
-The features (torchvision's layer names, trained on ImageNet) are read from a file; they are no part of the
-program, and nothing that encodes, decodes or restores needs them.
+The features are read from a file; they are no part of the program, and nothing that encodes, decodes or
+restores needs them. The file holds the layers of torchvision's ``squeezenet1_1().features`` under its names,
+trained on ImageNet, the normalisation of the pictures folded into the first of them, and says so in its
+metadata, ``"input": "RGB in 0..1"``: torchvision's own weights, which take normalised pictures, would give
+other distances.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from llicm_cli.errors import InputError
 
 LAYERS = (1, 4, 7, 9, 10, 11, 12)  # of torchvision's features: the first ReLU and six of the fire modules
 SMALLEST = 32  # pixels a side
+TAKES = "RGB in 0..1"
 
 
 class SqueezeNetDistance(nn.Module):
@@ -28,7 +32,7 @@ class SqueezeNetDistance(nn.Module):
         path: safetensors file of the features.
 
     Raises:
-        InputError: there are no such features in the file.
+        InputError: there are no such features in the file, or it does not say that they take RGB in 0..1.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +41,14 @@ class SqueezeNetDistance(nn.Module):
         super().__init__()
         self.features = squeezenet1_1(weights=None).features
         try:
+            with safetensors.safe_open(path, "pt") as file:
+                takes = (file.metadata() or {}).get("input", "")
             state = safetensors.torch.load_file(path)
             self.features.load_state_dict({k.removeprefix("features."): v.float() for k, v in state.items()})
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             raise InputError(f"{path}: not a file of SqueezeNet 1.1 features") from error
+        if not takes.startswith(TAKES):
+            raise InputError(f"{path} does not say in its metadata that its input is {TAKES}")
         for layer in self.features.modules():
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False  # layers that are looked at must not be overwritten

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -33,28 +33,38 @@ if TYPE_CHECKING:
     from llicm_cli.models.guide import Guide
 
 Network = TypeVar("Network", bound=nn.Module)
-Given = ParamSpec("Given")
-Loaded = TypeVar("Loaded")
+Loaded = TypeVar("Loaded", covariant=True)
 
 MODEL_ID_BYTES = 4
 NAMES = ("codec", "guide", "restorer")
-LARGEST = 2**16  # of the numbers in a configuration, which has no business with larger ones
+LARGEST = 2**20  # of the numbers in a configuration: words of a text tower are the most there is
 _PARTS = ("codec.", "scale_prior.", "tables.", "training.", "guide.", "restorer.")
 
 
 _loading = threading.RLock()
 
 
-def once(load: Callable[Given, Loaded]) -> Callable[Given, Loaded]:
-    """``functools.cache`` for several threads: what two of them ask for at once is loaded once."""
-    cached = cache(load)
+class Loader(Protocol[Loaded]):
+    """What ``once`` makes."""
 
-    @wraps(load)
-    def locked(*args: Given.args, **kwargs: Given.kwargs) -> Loaded:
-        with _loading:
-            return cached(*args, **kwargs)  # type: ignore[arg-type]
+    def __call__(self, path: Path | None = None) -> Loaded: ...
 
-    return locked
+
+def once(name: str) -> Callable[[Callable[[Path], Loaded]], Loader[Loaded]]:
+    """``functools.cache`` for a function that loads a file, by default that of this name among the installed
+    ones, and for several threads: what two of them ask for at once is loaded once."""
+
+    def decorate(load: Callable[[Path], Loaded]) -> Loader[Loaded]:
+        cached = cache(load)
+
+        @wraps(load)
+        def locked(path: Path | None = None) -> Loaded:
+            with _loading:
+                return cached(path or folder() / name)
+
+        return locked
+
+    return decorate
 
 
 def folder() -> Path:
@@ -242,12 +252,11 @@ def _load_network(path: Path, part: str, build: Callable[[dict[str, Any]], Netwo
     return network.eval().requires_grad_(False), digest
 
 
-@once
-def load_guide(path: Path | None = None) -> Guide:
+@once("guide.safetensors")
+def load_guide(path: Path) -> Guide:
     """The guide, by default the shipped one; loaded once a process. Raises ModelError."""
     from llicm_cli.models.guide import Guide, GuideConfig  # open_clip takes seconds to import
 
-    path = path or folder() / "guide.safetensors"
     guide, digest = _load_network(path, "guide.", lambda config: Guide(GuideConfig(**config)))
     guide.id = digest[:MODEL_ID_BYTES].hex()
     return guide
@@ -262,25 +271,23 @@ def check_pair(guide: Guide, head: Restorer) -> None:
         )
 
 
-@once
+@once("restorer.safetensors")
 @torch.inference_mode(False)  # the joint stage needs gradients through it
-def load_restorer(path: Path | None = None) -> Restorer:
+def load_restorer(path: Path) -> Restorer:
     """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
-    path = path or folder() / "restorer.safetensors"
     head, digest = _load_network(path, "restorer.", lambda config: Restorer(RestorerConfig(**config)))
     head.id = digest[:MODEL_ID_BYTES].hex()
     return head.to(memory_format=torch.channels_last)
 
 
-@once
+@once("codec.safetensors")
 @torch.inference_mode(False)  # encoder-side search needs gradients through it
-def load_codec(path: Path | None = None) -> CodecModel:
+def load_codec(path: Path) -> CodecModel:
     """The codec for coding, by default the shipped one; loaded once a process.
 
     Raises:
         ModelError: missing, damaged (its hash differs from its card's), or of another kind.
     """
-    path = path or folder() / "codec.safetensors"
     config, parts, digest = _read_verified(path)
     codec = _build(path, config, parts).eval().requires_grad_(False)
     try:
