@@ -38,7 +38,20 @@ XMP_TURN = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
 TIFF_DPI = 282
 # Of a TIFF, or of EXIF, all that is not about the layout of pixels: camera, author, dates, ratings.
 TIFF_TAGS = (270, 271, 272, TIFF_DPI, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-OF_PIXELS = {ORIENTATION, 301, 318, 319, 529, 530, 531, 532}  # EXIF of how pixels are to be understood
+# EXIF of how pixels lie and are to be understood:
+OF_PIXELS = {
+    *range(254, 260),
+    262,
+    266,
+    273,
+    ORIENTATION,
+    *range(277, 280),
+    284,
+    301,
+    318,
+    319,
+    *range(529, 533),
+}
 TIFF_KIND, TIFF_WHITE, TIFF_EXTRA, DNG_VERSION = 254, 262, 338, 50706
 USUAL_DPI = {0, 1, 72, 96}
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA
@@ -444,7 +457,7 @@ def _tiff_tags(exif: bytes, losses: list[str]) -> Image.Exif:
     with suppress(Exception), _unlimited():  # Pillow's reader raises nearly anything
         found.load(exif)
         kept, all_of_it = _sound_tags(found)
-        if not all_of_it or set(found) - OF_PIXELS - {*TIFF_TAGS, *TIFF_FOLDERS}:
+        if (exif and not found) or not all_of_it or set(found) - OF_PIXELS - {*TIFF_TAGS, *TIFF_FOLDERS}:
             losses.append("TIFF cannot hold all of this EXIF")
         whole.load(kept.tobytes())  # Pillow writes what it has read
         return whole

@@ -34,9 +34,9 @@ def to_pixels(image: Image.Image, first: int = 0, last: int | None = None) -> Te
     """A picture, or its rows from ``first`` to ``last`` (exclusive), as uint8 (3, H, W); a grey picture has
     three equal channels."""
     if (first, last) != (0, None):
-        last = last or image.height  # ``crop`` would keep to Pillow's limit of pixels
-        box = (0, first, image.width, last)
-        image = image.resize((image.width, last - first), Image.Resampling.NEAREST, box)
+        last = last or image.height
+        size, box = (image.width, last - first), (0, first, image.width, last)
+        image = image.resize(size, Image.Resampling.NEAREST, box)  # ``crop`` has Pillow's limit of pixels
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
 
 

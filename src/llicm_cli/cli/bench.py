@@ -137,7 +137,7 @@ def report(
         str | None, typer.Option(help="The codec that is compared with all others; default: ours.")
     ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="JSON file of published curves, for a set named kodak.")
+        Path | None, typer.Option(help="JSON file of published curves of the 24 Kodak pictures.")
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder that holds the sets by name: adds crops at equal rate.")
