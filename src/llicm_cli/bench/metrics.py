@@ -130,8 +130,10 @@ def _pyiqa_score(name: str, a: Image.Image, b: Image.Image) -> float:
 
 def metric_files(folder: Path | None) -> dict[str, Path]:
     """The files in a folder that metrics read, by metric."""
-    names = {"squeezenet": SQUEEZENET_FILE, "niqe": NIQE_FILE} if folder else {}
-    return {metric: folder / name for metric, name in names.items() if folder and (folder / name).exists()}
+    if folder is None:
+        return {}
+    files = {"squeezenet": folder / SQUEEZENET_FILE, "niqe": folder / NIQE_FILE}
+    return {metric: file for metric, file in files.items() if file.exists()}
 
 
 def meters(files: Path | None, extra: tuple[str, ...] = ()) -> dict[str, Measure]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +42,7 @@ class SqueezeNetDistance(nn.Module):
         try:
             with safetensors.safe_open(path, "pt") as file:
                 takes = (file.metadata() or {}).get("input", "")
-            state = safetensors.torch.load_file(path)
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.features.load_state_dict({k.removeprefix("features."): v.float() for k, v in state.items()})
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             raise InputError(f"{path}: not a file of SqueezeNet 1.1 features") from error
