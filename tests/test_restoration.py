@@ -26,7 +26,7 @@ from llicm_cli.models.weights import (
     read_parts,
 )
 from llicm_cli.tasks import CLASSES, TASKS
-from llicm_cli.training.loop import take_over
+from llicm_cli.training.loop import meet, take_over
 
 Llicm = Callable[..., Result]
 NOWHERE = source(False, False, torch.zeros(1))
@@ -63,6 +63,16 @@ def test_a_grown_head_restores_as_before(shaken_head: Restorer):
     x, told = torch.rand(1, 3, 32, 48), (torch.randn(1, 128), torch.randn(1, 5, 128), NOWHERE, GREY)
     with torch.no_grad():
         assert torch.equal(grown(x, *told), shaken_head(x, *told))
+
+
+def test_heads_meet_in_the_middle(shaken_head: Restorer):
+    meeting, third = Restorer(RestorerConfig()), Restorer(RestorerConfig())
+    parameters = [m.parameters() for m in (meeting, shaken_head, third)]
+    wanted = [sum(three) / 3 for three in zip(*parameters, strict=True)]
+    meet(meeting, [shaken_head, third])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(meeting.parameters(), wanted, strict=True))
+    with pytest.raises(UsageError, match="other sizes"):
+        meet(meeting, [Restorer(RestorerConfig(fine_blocks=1))])
 
 
 def test_all_that_the_head_is_told_reaches_it(shaken_head: Restorer):

@@ -81,7 +81,7 @@ def test_the_stages_follow_each_other(
     train("guide", guide, "--codec", codec, "--steps", 6, "--resume")
     frozen = ["--codec", codec, "--guide", guide]
     train("restorer", restorer, *frozen, "--steps", 2, "--pairs", f"lowlight={pairs}")
-    train("restorer", more, *frozen, "--steps", 1, "--start-from", restorer)
+    train("restorer", more, *frozen, "--steps", 1, "--start-from", restorer, *2 * ["--mean-with", restorer])
     files = [*frozen, "--restorer", restorer]
     train("joint", joint, *files, "--steps", 3)
     features = squeezenet / SQUEEZENET_FILE
@@ -91,6 +91,7 @@ def test_the_stages_follow_each_other(
     assert [part["steps"] for part in cards["guide"]["parts"]] == [3, 3]
     assert cards["restorer"]["pairs"] == [f"lowlight={pairs.name}"]
     assert cards["more"]["started_from"] == cards["restorer"]
+    assert [c["sha256"] for c in cards["more"]["mean_with"]] == 2 * [cards["restorer"]["sha256"]]
     assert cards["joint"]["steps"] == 5 and "bpp at 0.025" in cards["joint"]["validation"]
     assert "distance at 0.025" in cards["joint"]["validation"] and cards["joint"]["delta"] > 0
     assert cards["joint"]["started_from"]["stage"] == "codec"

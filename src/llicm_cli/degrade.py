@@ -158,9 +158,9 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
 
 def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) -> Tensor:
     """One layer of rain streaks of similar depth, (height, width), 0 and up."""
-    length = dice.log_between(14, 200) if strong else dice.log_between(8, 130)
+    length = dice.log_between(16 if strong else 8, 130)
     thickness = dice.between(0.7, 1.5) + min(1.0, length / 45) * dice.between(0, 1.2)
-    covered = dice.log_between(0.08, 0.7) if strong else dice.log_between(0.02, 0.2)
+    covered = dice.log_between(0.1, 0.8) if strong else dice.log_between(0.02, 0.2)
     kernel = line_kernel(length, angle, thickness, dice.device)
     around = kernel.shape[-1] - 1
     seeds = dice.uniform(height + around, width + around)  # streaks come into the picture from outside
@@ -174,12 +174,12 @@ def rain(x: Tensor, dice: Dice) -> Tensor:
     thin veil joins them."""
     height, width = x.shape[1:]
     heavy = dice.chance(0.45)
-    wind = dice.between(-0.6, 0.6)
+    wind = dice.between(-0.6, 0.6) * (0.5 if heavy else 1)
     layers = dice.integer(2, 5) if heavy else dice.integer(1, 3)
     light = x.new_zeros(height, width)
     for _ in range(layers):
-        angle = wind + dice.between(-0.25, 0.25) * (1 if heavy else 0.3)
-        bright = dice.between(0.15, 0.7) if heavy else dice.log_between(0.08, 0.95)
+        angle = wind + dice.between(-0.2, 0.2) * (1 if heavy else 0.4)
+        bright = dice.between(0.1, 0.5) if heavy else dice.log_between(0.08, 0.95)
         light = light + bright * _streaks(dice, height, width, angle, heavy)
     y = x + light.clamp(max=1.2) * (1.0 if dice.chance(0.7) else 1 - x)
     if heavy and dice.chance(0.3):

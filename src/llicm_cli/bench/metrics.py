@@ -49,7 +49,7 @@ METRICS = {
     "psnr": Metric("PSNR-RGB (dB)", "higher", "0 to 100; 100 stands for equal pictures"),
     "ssim": Metric("SSIM", "higher", "-1 to 1"),
     "ms_ssim": Metric("MS-SSIM", "higher", "0 to 1"),
-    "squeezenet": Metric("SqueezeNet distance", "lower", "0 to 4"),
+    "squeezenet": Metric("SqueezeNet distance", "lower", "0 to 2"),
     "lpips": Metric("LPIPS (AlexNet)", "lower", "0 to about 1"),
     "niqe": Metric("NIQE", "lower", "0 upwards, typically 2 to 20; no reference"),
 }

@@ -235,6 +235,9 @@ def restorer(
     ema_decay: EmaDecay = 0.998,
     seed: Seed = 0,
     start_from: StartFrom = None,
+    mean_with: Annotated[
+        list[Path] | None, typer.Option(help="Go on from the mean of --start-from and this head; repeatable.")
+    ] = None,
     codec: CodecFile = None,
     guide: GuideFile = None,
 ) -> None:
@@ -242,6 +245,8 @@ def restorer(
 
     Codec and guide stay as they are.
     """
+    if mean_with and not start_from:
+        raise UsageError("--mean-with goes with --start-from")
     with _options("restorer", output, steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
         import torch
@@ -250,7 +255,7 @@ def restorer(
         from llicm_cli.models.weights import load_codec, load_guide, load_restorer, network_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
-        from llicm_cli.training.loop import take_over
+        from llicm_cli.training.loop import meet, take_over
         from llicm_cli.training.restorer import LARGEST, train_restorer
 
         photos = split(find_photos(data))
@@ -260,12 +265,15 @@ def restorer(
         model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.id))
         if start_from:
             take_over(model, load_restorer(start_from))
+        if mean_with:
+            meet(model, [load_restorer(path) for path in mean_with])
         frozen = eyes, load_codec(codec).codec
         model, run = train_restorer(model, *frozen, *photos, real, options)
     _write_card(
         "restorer", output, network_file("restorer.", model, model.config), options, run, data,
         photos, model.config, model, start_from, "root mean squared error, weighed by class",
         pairs=[card.short(p) for p in pairs or []],
+        **({"mean_with": [card.brief(path) for path in mean_with]} if mean_with else {}),
     )  # fmt: skip
 
 

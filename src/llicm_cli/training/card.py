@@ -48,6 +48,11 @@ def read(weights: Path) -> dict[str, Any]:
     return card
 
 
+def brief(weights: Path) -> dict[str, Any]:
+    """The card of ``weights`` without those of what it was made from."""
+    return {key: fact for key, fact in read(weights).items() if key not in ("started_from", "mean_with")}
+
+
 def write(weights: Path, data: bytes, facts: dict[str, Any]) -> str:
     """Write a weights file and its card: its hash, ``facts``, the date and the versions in use.
 

@@ -92,6 +92,23 @@ def take_over(model: nn.Module, known: nn.Module) -> None:
         raise UsageError("the networks to start from do not fit into this program's")
 
 
+@torch.no_grad()
+def meet(model: nn.Module, others: list[nn.Module]) -> None:
+    """Move a model's weights to the mean of its own and those of others that began where it began: what every
+    run won is mostly kept, what they scatter by is less (Wortsman et al., ICML 2022).
+
+    Raises:
+        UsageError: the networks are of other sizes.
+    """
+    mine, *known = (m.state_dict() for m in (model, *others))
+    sizes = {name: value.shape for name, value in mine.items()}
+    if any({name: value.shape for name, value in state.items()} != sizes for state in known):
+        raise UsageError("the networks to take the mean of are of other sizes")
+    for name, value in mine.items():
+        if value.is_floating_point():
+            value.copy_(torch.stack([value, *(state[name] for state in known)]).mean(0))
+
+
 def _is_dense(layer: nn.Module) -> bool:
     """Whether every channel feeds every other one; not counted are convolutions of a picture's colours."""
     if isinstance(layer, nn.Conv2d):
