@@ -222,6 +222,12 @@ def test_malformed_pairs_are_wrong_usage(llicm: Llicm, photos: Path, tmp_path: P
     assert result.code == 2 and "TASK=FOLDER" in result.stderr
 
 
+def test_a_mean_needs_a_start(llicm: Llicm, photos: Path, tmp_path: Path):
+    command = ["train", "restorer", photos, "-o", tmp_path / "x.safetensors", "--steps", 1]
+    result = llicm(*command, "--mean-with", tmp_path / "head.safetensors")
+    assert result.code == 2 and "--start-from" in result.stderr
+
+
 def test_pairs_of_one_task_are_named_once(pairs: Path):
     with pytest.raises(UsageError, match="derain"):
         parse_pairs([f"{task}={pairs}" for task in ("lowlight", "derain", "derain")], torch.device("cpu"), 32)
