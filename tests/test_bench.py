@@ -302,6 +302,13 @@ def test_rate_perception_is_measured_gone_on_with_and_reported(llicm: Llicm, pho
     assert max(rates) < 1.15 * min(rates)  # equal rate
     assert page.count("<svg") == 3
 
+    alone = json.loads(file.read_text()) | {"set": "other"}
+    del alone["codecs"]["jpeg"]
+    cut.write_text(json.dumps(alone))
+    assert llicm("bench", "report", file, cut, "-o", report).code == 0
+    strokes = re.findall(r"stroke: (#\w+); stroke-width: 2.5", (report / "report.html").read_text())
+    assert len(strokes) >= 6 and len(set(strokes)) == 1, "a codec has one colour in all plots"
+
     other = llicm("bench", "rp", photos, "--task", "derain", "-o", file, "--codec", "jpeg")
     assert other.code == 2 and "holds results of another task" in other.stderr
     for key, value in (("pictures", ["astronaut.png"]), ("head", "00000000"), ("fingerprint", "00000000")):

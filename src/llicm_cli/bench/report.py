@@ -256,8 +256,8 @@ def _curves(results: SetResults) -> str:
     return f"{words}\n\n{_table(['codec', 'version', 'bpp/PSNR'], rows)}"
 
 
-def _plot(results: SetResults, metric: str, published: Published) -> str:
-    """Curves of a set as an SVG picture."""
+def _plot(results: SetResults, metric: str, published: Published, colours: dict[str, str]) -> str:
+    """Curves of a set as an SVG picture, each in the colour of its name."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -266,11 +266,13 @@ def _plot(results: SetResults, metric: str, published: Published) -> str:
         measured = results.points(name, metric)
         ours = name.startswith("llicm")
         rates, values = measured.bpp.mean(0), measured.values.mean(0)
-        axes.plot(rates, values, marker="o" if ours else ".", lw=2.5 if ours else 1, label=name)
+        marker, width = ("o", 2.5) if ours else (".", 1)
+        axes.plot(rates, values, marker=marker, lw=width, color=colours[name], label=name)
     for name, curve in published.items():
         if curve.get(PUBLISHED_METRICS.get(metric, "")):
             key = PUBLISHED_METRICS[metric]
-            axes.plot(curve["bpp"], curve[key], lw=0.8, ls=":", label=f"{name} (published)")
+            label = f"{name} (published)"
+            axes.plot(curve["bpp"], curve[key], color=colours[name], lw=0.8, ls=":", label=label)
     after = results.reference_mean("restored", metric)
     if after is not None:
         axes.axhline(after, lw=0.8, ls="--", color="grey", label="restored, not coded")
@@ -401,6 +403,10 @@ def page(
         head: weights of the common head; None for the installed one.
         tick: told the done share and a few words.
     """
+    names = [name for results in sets for name in results.codecs] + list(published)
+    colours = {
+        name: f"C{i}" for i, name in enumerate(dict.fromkeys(names))
+    }  # matplotlib's ten, over and over
     parts = []
     for i, results in enumerate(sets):
         tick(i / len(sets), results.title)
@@ -408,7 +414,7 @@ def page(
         if root is not None and (root / results.name).is_dir():
             parts.append(_crops(results, root / results.name, head))
         lines = published if results.has_published else {}
-        parts += [_plot(results, metric, lines) for metric in results.metrics]
+        parts += [_plot(results, metric, lines, colours) for metric in results.metrics]
     title = "<meta charset=utf-8><title>llicm bench</title>"
     body = _as_html(text) + "\n" + "\n".join(parts)
     return f"<!doctype html><html lang=en>{title}<style>{STYLE}</style><body>{body}</body></html>\n"
