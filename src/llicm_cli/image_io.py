@@ -40,18 +40,8 @@ TIFF_DPI = 282
 TIFF_TAGS = (270, 271, 272, TIFF_DPI, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
 # EXIF of how pixels lie and are to be understood:
 OF_PIXELS = {
-    *range(254, 260),
-    262,
-    266,
-    273,
-    ORIENTATION,
-    *range(277, 280),
-    284,
-    301,
-    318,
-    319,
-    *range(529, 533),
-}
+    *range(254, 260), 262, 266, 273, ORIENTATION, *range(277, 280), 284, 301, 318, 319, *range(529, 533),
+}  # fmt: skip
 TIFF_KIND, TIFF_WHITE, TIFF_EXTRA, DNG_VERSION = 254, 262, 338, 50706
 USUAL_DPI = {0, 1, 72, 96}
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA

@@ -403,10 +403,8 @@ def page(
         head: weights of the common head; None for the installed one.
         tick: told the done share and a few words.
     """
-    names = [name for results in sets for name in results.codecs] + list(published)
-    colours = {
-        name: f"C{i}" for i, name in enumerate(dict.fromkeys(names))
-    }  # matplotlib's ten, over and over
+    names = dict.fromkeys([name for results in sets for name in results.codecs] + list(published))
+    colours = {name: f"C{i}" for i, name in enumerate(names)}  # matplotlib's ten, over and over
     parts = []
     for i, results in enumerate(sets):
         tick(i / len(sets), results.title)

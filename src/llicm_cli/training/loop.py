@@ -92,7 +92,6 @@ def take_over(model: nn.Module, known: nn.Module) -> None:
         raise UsageError("the networks to start from do not fit into this program's")
 
 
-@torch.no_grad()
 def meet(model: nn.Module, others: list[nn.Module]) -> None:
     """Move a model's weights to the mean of its own and those of others that began where it began: what every
     run won is mostly kept, what they scatter by is less (Wortsman et al., ICML 2022).
@@ -100,13 +99,13 @@ def meet(model: nn.Module, others: list[nn.Module]) -> None:
     Raises:
         UsageError: the networks are of other sizes.
     """
-    mine, *known = (m.state_dict() for m in (model, *others))
-    sizes = {name: value.shape for name, value in mine.items()}
-    if any({name: value.shape for name, value in state.items()} != sizes for state in known):
+    sizes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, *others)]
+    if any(other != sizes[0] for other in sizes[1:]):
         raise UsageError("the networks to take the mean of are of other sizes")
-    for name, value in mine.items():
-        if value.is_floating_point():
-            value.copy_(torch.stack([value, *(state[name] for state in known)]).mean(0))
+    mean = AveragedModel(model)
+    for m in (model, *others):
+        mean.update_parameters(m)
+    model.load_state_dict(mean.module.state_dict())
 
 
 def _is_dense(layer: nn.Module) -> bool:
