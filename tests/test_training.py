@@ -40,7 +40,17 @@ from llicm_cli.training.restorer import ClassWeights
 
 Llicm = Callable[..., Result]
 SMALL = CodecConfig(
-    latent=96, fine=16, coarse=16, fine_blocks=1, coarse_blocks=1, hyper=8, prior=16, context=16, scale=16
+    latent=96,
+    fine=16,
+    coarse=16,
+    filter=8,
+    fine_blocks=1,
+    coarse_blocks=1,
+    filter_blocks=1,
+    hyper=8,
+    prior=16,
+    context=16,
+    scale=16,
 )
 
 
@@ -205,7 +215,7 @@ def shaken() -> TrainedCodec:
 
 
 def test_a_grown_model_codes_as_before(shaken: TrainedCodec):
-    grown = TrainedCodec(replace(SMALL, fine_blocks=2, coarse_blocks=3))
+    grown = TrainedCodec(replace(SMALL, fine_blocks=2, coarse_blocks=3, filter_blocks=2))
     x, t = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
     take_over(grown, shaken)
     with torch.no_grad():
@@ -220,24 +230,28 @@ def test_a_model_does_not_shrink(shaken: TrainedCodec, sizes: dict[str, int]):
         take_over(TrainedCodec(replace(SMALL, **sizes)), shaken)
 
 
-def test_weights_older_than_the_blocks_for_rpo_decode_as_before(shaken: TrainedCodec, tmp_path: Path):
+def test_weights_of_before_blocks_for_rpo_and_post_filter_decode_as_then(
+    shaken: TrainedCodec, tmp_path: Path
+):
     path = tmp_path / "codec.safetensors"
+    for parameter in shaken.codec.synthesis.post_filter.leave.parameters():
+        nn.init.zeros_(parameter)
     path.write_bytes(weights_file(shaken, load_codec().tables))
     tensors = safetensors.torch.load_file(path)
-    older = {name: value for name, value in tensors.items() if "_rpo." not in name}
-    assert len(older) < len(tensors)
-    safetensors.torch.save_file(older, path, {"config": json.dumps(asdict(SMALL))})
-    new, old = shaken.codec.half().float(), load_codec_networks(path)[0]
-    y, t = torch.randn(1, SMALL.latent, 4, 4), torch.tensor([0.5])
-    with torch.no_grad():
-        as_rpo, as_rdo = (old.decode_latents(y, t, rpo) for rpo in (True, False))
-        assert torch.equal(as_rpo, as_rdo) and torch.equal(as_rdo, new.decode_latents(y, t, rpo=False))
+    for missing in ("_rpo.", ".post_filter."):
+        tensors = {name: value for name, value in tensors.items() if missing not in name}
+        safetensors.torch.save_file(tensors, path, {"config": json.dumps(asdict(SMALL))})
+        new, old = shaken.codec.half().float(), load_codec_networks(path)[0]
+        y, t = torch.randn(1, SMALL.latent, 4, 4), torch.tensor([0.5])
+        with torch.no_grad():
+            as_rpo, as_rdo = (old.decode_latents(y, t, rpo) for rpo in (True, False))
+            assert torch.equal(as_rpo, as_rdo) and torch.equal(as_rdo, new.decode_latents(y, t, rpo=False))
 
 
 def test_transforms_reach_no_farther_than_bands_overlap():
     torch.manual_seed(0)
     shipped = load_codec().codec.config
-    narrow = replace(shipped, latent=8, fine=8, coarse=8, hyper=8, prior=8, context=8, scale=8)
+    narrow = replace(shipped, latent=8, fine=8, coarse=8, filter=8, hyper=8, prior=8, context=8, scale=8)
     codec = TrainedCodec(narrow).codec
     for parameter in codec.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -303,6 +317,7 @@ def test_the_start_is_a_transform_codec(crop: Image.Image):
 @pytest.mark.parametrize("rpo", [False, True])
 def test_gradients_reach_every_network(shaken: TrainedCodec, rpo: bool):
     codec = shaken.codec
+    codec.hyper_analysis.body[-1].mix.bias.data.normal_()  # so that hyper-latents are not all zero
     seen = codec(torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), "noisy", rpo)
     (seen.bits.mean() + seen.x_hat.square().mean()).backward()
     dead = {id(p) for p in codec.parameters() if p.grad is None or not p.grad.abs().sum() > 0}

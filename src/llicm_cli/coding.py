@@ -48,7 +48,7 @@ BAND_PIXELS = 2**22
 STREAM_SYMBOLS = 2**21
 ANALYSIS_MARGIN = 10  # latents; the analysis reaches no farther (160 pixels)
 HYPER_MARGIN = 2  # hyper-latents; nor do the hyper transforms
-SYNTHESIS_MARGIN = 11  # latents; nor does the synthesis
+SYNTHESIS_MARGIN = 12  # latents; nor does the synthesis
 CONTEXT_MARGIN = 2  # latents; the context models reach one, and bands start at even rows
 
 

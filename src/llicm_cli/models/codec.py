@@ -6,8 +6,9 @@
 
 Heavy work happens at 1/8 and 1/16 of the resolution, in 1x1 and depthwise convolutions. A linear path
 runs beside each transform: a block transform on 16x16 patches, started from their principal components
-(Karhunen-Loeve), so that training begins with a working transform codec. One model serves every
-rate: learned gains scale the latents (gained VAE, Cui et al., CVPR 2021).
+(Karhunen-Loeve), so that training begins with a working transform codec. A small post-filter at half the
+resolution ends the synthesis. One model serves every rate: learned gains scale the latents (gained VAE, Cui
+et al., CVPR 2021).
 
 Streams of objective rpo pass a few residual blocks more, in analysis and synthesis, that the joint stage
 trains: what it does for restored pictures costs those that are coded as they are (rdo) nothing.
@@ -45,8 +46,10 @@ class CodecConfig:
     latent: int = 320
     fine: int = 128  # width at 1/8 resolution
     coarse: int = 256  # width at 1/16 resolution
+    filter: int = 32  # width of the post-filter, at 1/2 resolution
     fine_blocks: int = 6
     coarse_blocks: int = 6
+    filter_blocks: int = 3
     hyper: int = 128
     prior: int = 192  # width of the hyper transforms
     context: int = 256
@@ -97,6 +100,30 @@ class Analysis(nn.Module):
         return self.linear(F.pixel_unshuffle(x, PATCH)) + self.leave(f)
 
 
+class PostFilter(nn.Module):
+    """What a picture lacks, found at half its resolution in itself and in the features that it was made of.
+
+    Each 8x8 pixels come from one place of the features; here they meet their neighbours. Called with a
+    picture (B, 3, H, W), 0 in the middle, those features (B, fine, H/8, W/8) and rate positions (B,).
+    """
+
+    def __init__(self, c: CodecConfig) -> None:
+        super().__init__()
+        self.up = Pointwise(c.fine, 16 * c.filter)
+        self.enter = Pointwise(3 * 4, c.filter)
+        self.rate = RateTable(c.anchors, c.filter)
+        self.body = nn.Sequential(*(Block(c.filter) for _ in range(c.filter_blocks)))
+        self.body_rpo = Block(c.filter)
+        self.leave = Pointwise(c.filter, 3 * 4, zero=True)
+
+    def forward(self, x: Tensor, features: Tensor, t: Tensor, rpo: bool) -> Tensor:
+        f = F.pixel_shuffle(self.up(features), 4) + self.enter(F.pixel_unshuffle(x, 2))
+        f = self.body(self.rate.amplify(f, t))  # (B, filter, H/2, W/2)
+        if rpo:
+            f = self.body_rpo(f)
+        return F.pixel_shuffle(self.leave(f), 2)
+
+
 class Synthesis(nn.Module):
     """Latents in image units, plain and normalised -> x_hat."""
 
@@ -112,6 +139,7 @@ class Synthesis(nn.Module):
         self.fine = nn.Sequential(*(Block(c.fine) for _ in range(c.fine_blocks)))
         self.fine_rpo = Block(c.fine)
         self.leave = Pointwise(c.fine, 3 * 64, zero=True)
+        self.post_filter = PostFilter(c)
 
     def forward(self, plain: Tensor, normalised: Tensor, t: Tensor, rpo: bool) -> Tensor:
         f = self.coarse(self.coarse_rate.amplify(self.enter(normalised), t))
@@ -120,8 +148,8 @@ class Synthesis(nn.Module):
         f = self.fine(self.fine_rate.amplify(self.up(f), t))
         if rpo:
             f = self.fine_rpo(f)
-        blocks = F.pixel_shuffle(self.linear(plain), PATCH)
-        return blocks + F.pixel_shuffle(self.leave(f), 8) + 0.5
+        x = F.pixel_shuffle(self.linear(plain), PATCH) + F.pixel_shuffle(self.leave(f), 8)
+        return x + self.post_filter(x, f, t, rpo) + 0.5
 
 
 class HyperAnalysis(nn.Module):
@@ -183,6 +211,12 @@ def round_straight_through(x: Tensor) -> Tensor:
 def is_for_rpo(name: str) -> bool:
     """Whether a tensor of the codec's, by its name, belongs to the blocks for objective rpo."""
     return "_rpo." in name
+
+
+def is_new(name: str) -> bool:
+    """Whether a tensor of the codec's, by its name, belongs to a part that older weights files lack: those
+    parts began without effect."""
+    return is_for_rpo(name) or ".post_filter." in name
 
 
 class Codec(nn.Module):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from llicm_cli.errors import ModelError
-from llicm_cli.models.codec import Codec, CodecConfig, is_for_rpo
+from llicm_cli.models.codec import Codec, CodecConfig, is_new
 from llicm_cli.models.entropy import SCALE_LEVELS
 from llicm_cli.models.exact import ExactScalePrior, quantise, restore
 from llicm_cli.models.restorer import Restorer, RestorerConfig
@@ -190,13 +190,13 @@ def load_codec_networks(path: Path) -> tuple[Codec, dict[str, Tensor]]:
 
 
 def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor]]) -> Codec:
-    """The codec of a weights file; raises ModelError. Files older than the blocks for rpo lack them: there,
-    they are new and change nothing."""
+    """The codec of a weights file; raises ModelError. What an older file lacks (see ``is_new``) is new, and
+    changes nothing."""
 
     def build() -> Codec:
         codec = Codec(CodecConfig(**config))
         for name, value in codec.state_dict().items():
-            if is_for_rpo(name):
+            if is_new(name):
                 state.setdefault(name, value)
         return codec
 

@@ -20,7 +20,7 @@ from llicm_cli.models.blocks import Pointwise
 
 WARM_UP_STEPS = 100
 RGB_CHANNELS = 3
-BLOCK = re.compile(r"(fine|middle|coarse)(_in|_out)?\.\d")  # in names of weights of residual blocks
+BLOCK = re.compile(r"((fine|middle|coarse)(_in|_out)?|post_filter\.body)\.\d")  # names of residual blocks
 
 
 Loss = Callable[[nn.Module, float], tuple[Tensor, dict[str, float]]]
