@@ -55,8 +55,8 @@ def run(*arguments: object) -> tuple[float, float]:
 def multiplications(side: int = 512) -> tuple[float, float, float]:
     """(encoder, decoder, head) thousand multiplications a pixel: convolutions and the exact path.
 
-    Encoder and decoder are those of objective rdo; rpo takes one and three blocks more (1.5 and 4.7 thousand),
-    and the encoder the head's besides.
+    Encoder and decoder are those of objective rdo; rpo takes one and three blocks more (1.5 and 4.7
+    thousand), and the encoder the head's besides.
     """
     total = 0.0
 

@@ -248,6 +248,20 @@ def test_weights_of_before_blocks_for_rpo_and_post_filter_decode_as_then(
             assert torch.equal(as_rpo, as_rdo) and torch.equal(as_rdo, new.decode_latents(y, t, rpo=False))
 
 
+@pytest.mark.parametrize("rpo", [False, True])
+@pytest.mark.parametrize("places", [1, 21])  # fewer than a row has, two rows
+def test_the_post_filter_shows_no_strips(monkeypatch: pytest.MonkeyPatch, rpo: bool, places: int):
+    torch.manual_seed(0)
+    post_filter = load_codec().codec.synthesis.post_filter
+    picture, features = torch.rand(1, 3, 56, 80) - 0.5, torch.randn(1, 128, 7, 10)
+    with torch.no_grad():
+        whole = post_filter(picture, features, torch.tensor([0.5]), rpo)
+        monkeypatch.setattr("llicm_cli.models.codec.STRIP", places)
+        strips = post_filter(picture, features, torch.tensor([0.5]), rpo)
+    assert whole.abs().max() > 0.1
+    torch.testing.assert_close(strips, whole, rtol=0, atol=1e-5)
+
+
 def test_transforms_reach_no_farther_than_bands_overlap():
     torch.manual_seed(0)
     shipped = load_codec().codec.config

@@ -37,6 +37,7 @@ Quantiser = Literal["noisy", "chosen"]
 counts bits with additive uniform noise (Balle et al., ICLR 2017); ``chosen`` takes the symbols that the
 encoder really sends, and is not meant to be trained through."""
 HYPER = 4  # latent positions a side of one hyper-latent position
+STRIP = 2**13  # places of features (8x8 pixels) that the post-filter works on at once
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class PostFilter(nn.Module):
     """What a picture lacks, found at half its resolution in itself and in the features that it was made of.
 
     Each 8x8 pixels come from one place of the features; here they meet their neighbours. Called with a
-    picture (B, 3, H, W), 0 in the middle, those features (B, fine, H/8, W/8) and rate positions (B,).
+    picture (B, 3, H, W), 0 in the middle, those features (B, fine, H/8, W/8) and rate positions (B,). Works
+    in strips that overlap by its reach: nearer to a CPU's cache, in half the time of one pass and less memory.
     """
 
     def __init__(self, c: CodecConfig) -> None:
@@ -115,8 +117,19 @@ class PostFilter(nn.Module):
         self.body = nn.Sequential(*(Block(c.filter) for _ in range(c.filter_blocks)))
         self.body_rpo = Block(c.filter)
         self.leave = Pointwise(c.filter, 3 * 4, zero=True)
+        self.margin = -(-(c.filter_blocks + 1) // 4)  # rows of features; a block reaches a quarter of one
 
     def forward(self, x: Tensor, features: Tensor, t: Tensor, rpo: bool) -> Tensor:
+        height, width = features.shape[2:]
+        rows = max(1, STRIP // width)
+        strips = []
+        for top in range(0, height, rows):
+            first, last = max(0, top - self.margin), min(height, top + rows + self.margin)
+            strip = self._strip(x[:, :, 8 * first : 8 * last], features[:, :, first:last], t, rpo)
+            strips.append(strip[:, :, 8 * (top - first) : 8 * (top - first + rows)])
+        return torch.cat(strips, 2)
+
+    def _strip(self, x: Tensor, features: Tensor, t: Tensor, rpo: bool) -> Tensor:
         f = F.pixel_shuffle(self.up(features), 4) + self.enter(F.pixel_unshuffle(x, 2))
         f = self.body(self.rate.amplify(f, t))  # (B, filter, H/2, W/2)
         if rpo:
