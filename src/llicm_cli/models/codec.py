@@ -106,7 +106,7 @@ class PostFilter(nn.Module):
 
     Each 8x8 pixels come from one place of the features; here they meet their neighbours. Called with a
     picture (B, 3, H, W), 0 in the middle, those features (B, fine, H/8, W/8) and rate positions (B,). Works
-    in strips that overlap by its reach: nearer to a CPU's cache, in half the time of one pass and less memory.
+    in strips that overlap by its reach: near a CPU's cache, in half the time of one pass and less memory.
     """
 
     def __init__(self, c: CodecConfig) -> None:
