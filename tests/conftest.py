@@ -19,6 +19,21 @@ from torchvision.models import squeezenet1_1
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
 from llicm_cli.cli.main import run
+from llicm_cli.models.codec import CodecConfig
+
+SMALL = CodecConfig(
+    latent=96,
+    fine=16,
+    coarse=16,
+    filter=8,
+    fine_blocks=1,
+    coarse_blocks=1,
+    filter_blocks=1,
+    hyper=8,
+    prior=16,
+    context=16,
+    scale=16,
+)
 
 
 def photograph(name: str) -> Image.Image:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Result, photograph
+from conftest import SMALL, Result, photograph
 from PIL import Image
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
 from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.errors import UsageError
-from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
@@ -26,19 +25,6 @@ from llicm_cli.training.degraded import DegradedCrops, Pairs, parse_pairs
 from llicm_cli.training.restorer import shown
 
 Llicm = Callable[..., Result]
-SMALL = CodecConfig(
-    latent=96,
-    fine=16,
-    coarse=16,
-    filter=8,
-    fine_blocks=1,
-    coarse_blocks=1,
-    filter_blocks=1,
-    hyper=8,
-    prior=16,
-    context=16,
-    scale=16,
-)
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from conftest import Result, photograph, psnr
+from conftest import SMALL, Result, photograph, psnr
 from PIL import Image
 from torch import nn
 
 from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError, OutputError, UsageError
-from llicm_cli.models.codec import PATCH, Codec, CodecConfig
+from llicm_cli.models.codec import PATCH, Codec
 from llicm_cli.models.distortion import distortion
 from llicm_cli.models.entropy import SCALE_LEVELS, scale_of
 from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
@@ -39,19 +39,6 @@ from llicm_cli.training.loop import Budget, Options, Run, learning_rate_factor, 
 from llicm_cli.training.restorer import ClassWeights
 
 Llicm = Callable[..., Result]
-SMALL = CodecConfig(
-    latent=96,
-    fine=16,
-    coarse=16,
-    filter=8,
-    fine_blocks=1,
-    coarse_blocks=1,
-    filter_blocks=1,
-    hyper=8,
-    prior=16,
-    context=16,
-    scale=16,
-)
 
 
 @pytest.fixture
