@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,10 @@ def test_niqe_likes_photographs_better_than_noise_and_blur():
     assert all(s is not None for s in scores)
     assert scores[0] < 0.8 * min(scores[1:])  # type: ignore[type-var,operator]
     assert niqe(photo.crop((0, 0, 90, 90)), pristine) is None
+    photo.paste("grey", (0, 0, 384, 384))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert niqe(photo, pristine) is not None, "of the blocks that are not flat"
 
 
 @pytest.mark.skipif("LLICM_METRIC_FILES" not in os.environ, reason="names a folder with niqe_pris_params.npz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from llicm_cli.image_io import picture_bytes, read_image
 from llicm_cli.models.weights import folder, once
 
 Llicm = Callable[..., Result]
+
+RESULTS = Path(__file__).parents[1] / "benchmarks/results/kodak.json"
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +313,23 @@ def test_a_closed_pipe_is_no_traceback(picture: Path):
     assert run.returncode == 6 and len(run.stderr.splitlines()) == 1
 
 
+def test_a_terminal_gets_no_pictures_and_is_told_at_once(llicm: Llicm, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("conftest._Pipe.isatty", lambda self: True)
+    result = llicm("encode", "-", stdin=b"no picture: code 3, if it were read")
+    assert result.code == 6 and "terminal" in result.stderr
+
+
+def test_an_input_that_fails_twice_counts_twice(llicm: Llicm, tmp_path: Path):
+    result = llicm("info", tmp_path / "no", tmp_path / "no")
+    assert result.code == 3 and "2 of 2 failed" in result.stderr
+
+
+def test_strength_goes_with_a_task(llicm: Llicm, tmp_path: Path, stream: bytes):
+    (tmp_path / "x.llic").write_bytes(stream)
+    result = llicm("decode", tmp_path / "x.llic", "--strength", "0.5")
+    assert result.code == 2 and "--task" in result.stderr
+
+
 def test_results_that_cannot_be_shown_are_output_errors(tmp_path: Path, stream: bytes):
     (tmp_path / "x.llic").write_bytes(stream)
     script = f"{sys.executable} -m llicm_cli info {tmp_path}/x.llic > /dev/full"
@@ -350,8 +370,15 @@ def test_a_link_is_followed_and_a_pipe_written_to(llicm: Llicm, picture: Path, s
 
 
 def test_help_says_what_lambda_costs(llicm: Llicm):
-    words = llicm("encode", "--help").stdout.decode()
-    assert "bpp" in words and "dB" in words
+    """As it was measured; the results are those of the benchmark that the README names."""
+    words = " ".join(llicm("encode", "--help").stdout.decode().replace("\u2502", " ").split())
+    measured = json.loads(RESULTS.read_text())["codecs"]["llicm"]
+    told = re.findall(r"([\d.]+): ([\d.]+) bpp, ([\d.]+) dB", words)
+    assert len(told) == 5
+    for lmbda, *values in told:
+        place = measured["settings"].index(float(lmbda))
+        means = [np.mean([p[name][place] for p in measured["pictures"].values()]) for name in ("bpp", "psnr")]
+        assert values == [f"{means[0]:.2f}", f"{means[1]:.1f}"]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -411,7 +438,7 @@ def test_jobs_share_the_threads_that_one_would_have(tmp_path: Path, monkeypatch:
         (tmp_path / name).write_bytes(b"")
     inputs, outputs = [tmp_path / "a", tmp_path / "b"], [tmp_path / "c", tmp_path / "d"]
     process(inputs, outputs, lambda data, *_: data, overwrite=False, skip_existing=False, jobs=2)
-    assert given == [2]
+    assert given == [2, 4]
 
 
 def test_results_of_a_batch_are_not_taken_for_its_inputs(llicm: Llicm, crop: Image.Image, tmp_path: Path):
@@ -469,7 +496,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_models_lists_what_is_installed(llicm: Llicm, weights: Path):
+def test_models_lists_what_is_installed(llicm: Llicm):
     shown = llicm("models").stdout.decode().splitlines()
     assert [line.split()[0] for line in shown] == ["codec", "guide", "restorer"]
     cards = [json.loads(line) for line in llicm("models", "--json").stdout.splitlines()]

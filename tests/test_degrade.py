@@ -125,7 +125,7 @@ def test_holes_are_blank_and_the_rest_is_untouched(x: Tensor):
         assert len(y[:, changed].unique()) == 1
 
 
-def test_holes_have_several_shapes():
+def test_holes_have_several_sizes():
     shares = [float(hole_mask(128, 128, Dice(seed)).float().mean()) for seed in range(30)]
     assert min(shares) < 0.05 and max(shares) > 0.15
 

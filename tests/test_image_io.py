@@ -45,6 +45,14 @@ def test_orientation_is_applied(crop: Image.Image):
     assert losses == [] and image.getexif()[0x0112] == 1
 
 
+def test_orientation_counts_behind_two_marks(crop: Image.Image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(crop, "JPEG", exif=b"Exif\0\0" + exif.tobytes())
+    assert read_image(data)[0].size == (crop.height, crop.width)
+    assert crop.height != crop.width
+
+
 def test_palette(crop: Image.Image):
     palette = crop.quantize(32)
     image, losses = read_image(saved(palette, "PNG"))
@@ -226,6 +234,30 @@ def test_gamma_is_told(crop: Image.Image):
         body = b"gAMA" + struct.pack(">I", gamma)
         chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
         assert read_image(data[:33] + chunk + data[33:])[1] == losses
+
+
+def with_png_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG with one chunk more, behind its header."""
+    head = data[:33]
+    crc = zlib.crc32(kind + content).to_bytes(4, "big")
+    return head + len(content).to_bytes(4, "big") + kind + content + crc + data[33:]
+
+
+@pytest.mark.parametrize(("green", "told"), [((30000, 60000), False), ((26500, 69000), True)])
+def test_other_primary_colours_are_told(crop: Image.Image, green: tuple[int, int], told: bool):
+    primaries = (31270, 32900, 64000, 33000, *green, 15000, 6000)
+    data = with_png_chunk(saved(crop, "PNG"), b"cHRM", struct.pack(">8I", *primaries))
+    assert any("primary colours" in loss for loss in read_image(data)[1]) == told
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = with_png_chunk(saved(crop, "PNG", icc_profile=profile), b"cHRM", struct.pack(">8I", *primaries))
+    assert read_image(data)[1] == [], "the profile counts"
+
+
+def test_the_text_of_another_program_is_told(crop: Image.Image):
+    for program, told in (("llicm", False), ("Photoshop", True)):
+        texts = PngImagePlugin.PngInfo()
+        texts.add_text("Software", program)
+        assert any("text" in loss for loss in read_image(saved(crop, "PNG", pnginfo=texts))[1]) == told
 
 
 def test_a_broken_exif_block_does_not_cost_the_picture(crop: Image.Image):
@@ -417,7 +449,36 @@ def test_cmyk_is_converted_with_a_warning(crop: Image.Image):
 def test_further_frames_are_told(crop: Image.Image):
     data = saved(crop.convert("P"), "GIF", save_all=True, append_images=[crop.rotate(90).convert("P")])
     _, losses = read_image(data)
-    assert any("first of 2 frames" in loss for loss in losses)
+    assert any("first of several frames" in loss for loss in losses)
+    assert read_image(saved(crop.convert("P"), "GIF"))[1] == []
+
+
+def iptc(picture: bytes, size: tuple[int, int]) -> bytes:
+    """An IPTC file that says it is RGB of this size, around another file."""
+    fields = [(20, size[0]), (30, size[1]), (60, 0x301), (65, 1), (120, 5)]
+    told = b"".join(bytes((0x1C, 3, field, 0, 2)) + value.to_bytes(2, "big") for field, value in fields)
+    return told + b"\x1c\x08\x0a\x84\0" + len(picture).to_bytes(4, "big") + picture
+
+
+def test_a_file_within_a_file_is_not_opened(crop: Image.Image):
+    data = iptc(saved(crop.convert("L"), "PNG"), crop.size)
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.load()
+        assert opened.format == "IPTC", "Pillow opens what is within"
+    with pytest.raises(InputError, match="not a picture"):
+        read_image(data)
+
+
+def test_a_picture_larger_than_its_header_said_is_refused(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    load = Image.Image.load
+
+    def grow(image: Image.Image) -> object:
+        image._size = (999, 999)
+        return load(image)
+
+    monkeypatch.setattr("PIL.PpmImagePlugin.PpmImageFile.load", grow)
+    with pytest.raises(InputError, match="999x999"):
+        read_image(saved(crop, "PPM"), max_pixels=crop.width * crop.height)
 
 
 def test_a_decompression_bomb_is_refused_before_it_unfolds():
@@ -439,7 +500,7 @@ def test_a_tiff_of_several_pages_is_turned_once(crop: Image.Image):
     data = saved(crop, "TIFF", save_all=True, append_images=[crop], tiffinfo={0x0112: 6})
     image, losses = read_image(data)
     assert np.array_equal(image, crop.rotate(-90, expand=True))
-    assert len(losses) == 1 and "first of 2" in losses[0]
+    assert len(losses) == 1 and "first of several" in losses[0]
 
 
 def test_pillows_limit_of_pixels_does_not_hold(crop: Image.Image, monkeypatch: pytest.MonkeyPatch):

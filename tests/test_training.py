@@ -26,6 +26,7 @@ from llicm_cli.models.distortion import distortion
 from llicm_cli.models.entropy import SCALE_LEVELS, scale_of
 from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
 from llicm_cli.tasks import CLASSES
+from llicm_cli.training.card import short as shortened
 from llicm_cli.training.codec import (
     TrainedCodec,
     coder_tables,
@@ -334,22 +335,54 @@ def test_learning_rate_rises_holds_and_falls():
 
 @pytest.mark.parametrize("arguments", [[], ["--steps", "3", "--minutes", "1"]])
 def test_a_budget_is_needed(llicm: Llicm, photos: Path, tmp_path: Path, arguments: list[str]):
-    result = llicm("train", "codec", photos, "-o", tmp_path / "x.safetensors", *arguments)
+    new = tmp_path / "new"
+    result = llicm(
+        "train", "codec", photos, "-o", new / "x.safetensors", "--checkpoint", new / "x.pt", *arguments
+    )
     assert result.code == 2 and "--minutes" in result.stderr
+    assert not new.exists()
+
+
+def test_the_model_card_must_have_a_place(llicm: Llicm, photos: Path, tmp_path: Path):
+    (tmp_path / "x.json").mkdir()
+    output, state = tmp_path / "x.safetensors", tmp_path / "x.pt"
+    result = llicm("train", "codec", photos, "-o", output, "--checkpoint", state, "--steps", "1")
+    assert result.code == 6 and not output.exists() and not state.exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "short"),
+    [
+        ("/a/b.pt", "b.pt"), ("--codec=/a/c.safetensors", "--codec=c.safetensors"), ("plain", "plain"),
+        ("derain=/a/PAIRS", "derain=PAIRS"), ("--pairs=derain=/a/PAIRS", "--pairs=derain=PAIRS"),
+        ("local-dir:/a/vit", "local-dir:vit"),
+    ],
+)  # fmt: skip
+def test_cards_name_commands_without_folders(word: str, short: str):
+    assert shortened(word) == short
+
+
+def test_delta_weighs_a_distance_only(llicm: Llicm, photos: Path, tmp_path: Path):
+    output, state = tmp_path / "x.safetensors", tmp_path / "x.pt"
+    command = ["train", "joint", photos, "-o", output, "--checkpoint", state, "--steps", "1"]
+    result = llicm(*command, "--delta", "0.1")
+    assert result.code == 2 and "--perceptual" in result.stderr
 
 
 def test_a_foreign_checkpoint_is_one_clear_line(llicm: Llicm, photos: Path, tmp_path: Path):
     state = tmp_path / "run.pt"
     output = tmp_path / "x.safetensors"
     command = ["train", "codec", photos, "-o", output, "--checkpoint", state, "--steps", "1", "--resume"]
-    for content in (b"garbage", None):
-        state.write_bytes(content) if content else torch.save({"a": 1}, state)
+    for content in (b"garbage", {"a": 1}, [1, 2], {"model": 3}):
+        state.write_bytes(content) if isinstance(content, bytes) else torch.save(content, state)
         result = llicm(*command)
         assert result.code == 3 and "cannot resume" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_no_photos_is_wrong_usage(llicm: Llicm, tmp_path: Path):
-    assert llicm("train", "codec", tmp_path, "-o", tmp_path / "x.safetensors", "--steps", "1").code == 2
+    output, state = tmp_path / "x.safetensors", tmp_path / "x.pt"
+    result = llicm("train", "codec", tmp_path, "-o", output, "--checkpoint", state, "--steps", "1")
+    assert result.code == 2 and "no pictures" in result.stderr
 
 
 def steps(card: dict[str, Any]) -> int:

@@ -209,6 +209,8 @@ def _chunks(data: bytes, start: int, end: int) -> dict[bytes, bytes]:
         start += _CHUNK.size + size
         if start > end:
             raise BitstreamError("the stream is malformed (a chunk runs past the end)")
+        if kind == _ALPHA and not size:
+            raise BitstreamError("the stream is malformed (its transparency is empty)")
         if kind == _ALPHA or kind in METADATA.values():
             found[kind] = data[start - size : start]
     return found

@@ -46,6 +46,7 @@ from llicm_cli.tables import Tables
 
 BAND_PIXELS = 2**22
 STREAM_SYMBOLS = 2**21
+KEPT_BANDS = 4  # of which what the hyper-latent tells is kept from step to step; of others it is found anew
 ANALYSIS_MARGIN = 10  # latents; the analysis reaches no farther (160 pixels)
 HYPER_MARGIN = 2  # hyper-latents; nor do the hyper transforms
 SYNTHESIS_MARGIN = 12  # latents; nor does the synthesis
@@ -102,20 +103,21 @@ class _Latents:
         self.model, self.z_hat, self.y, self.rate = model, z_hat, y, rate
         self.symbols = torch.zeros(y.shape, dtype=torch.int16)
         self.unit = model.codec.unit(position(rate))[0]
-        self._seen: tuple[int, int] | None = None
-        self._features: tuple[Tensor, Tensor, Tensor] | None = None
+        self._features: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def _from_hyper(self, top: int, bottom: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of latent rows: features for the means, the first means, features for the scales."""
-        if self._seen != (top, bottom) or self._features is None:
-            first, last = _wider(top // HYPER, -(-bottom // HYPER), HYPER_MARGIN, self.z_hat.shape[1])
-            z_hat = self.z_hat[:, first:last]
-            rows = slice(top - first * HYPER, bottom - first * HYPER)
-            means = self.model.codec.mean_prior.body(z_hat[None])[:, :, rows, : self.y.shape[2]]
-            scales = self.model.scale_prior.features(z_hat)[:, rows, : self.y.shape[2]]
-            self._features = means, self.model.codec.mean_prior.first(means), scales
-            self._seen = top, bottom
-        return self._features
+        if (top, bottom) in self._features:
+            return self._features[top, bottom]
+        first, last = _wider(top // HYPER, -(-bottom // HYPER), HYPER_MARGIN, self.z_hat.shape[1])
+        z_hat = self.z_hat[:, first:last]
+        rows = slice(top - first * HYPER, bottom - first * HYPER)
+        means = self.model.codec.mean_prior.body(z_hat[None])[:, :, rows, : self.y.shape[2]]
+        scales = self.model.scale_prior.features(z_hat)[:, rows, : self.y.shape[2]]
+        features = means, self.model.codec.mean_prior.first(means), scales
+        if len(self._features) < KEPT_BANDS:
+            self._features[top, bottom] = features
+        return features
 
     def predict(self, step: int, top: int, bottom: int) -> tuple[Tensor, Tensor, Tensor]:
         """Means, scale indices, and which latents are coded now, of a step in a band; (C, rows, w)."""

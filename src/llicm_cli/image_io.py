@@ -19,8 +19,8 @@ from llicm_cli.bitstream import MAX_PIXELS, METADATA_LIMIT, size_problem
 from llicm_cli.errors import InputError, OutputError
 
 INFO = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}  # our names of metadata: Pillow's in ``info``
+SOFTWARE = ("Software", "llicm")  # beside ``llicm``, the text that ``picture_bytes`` writes itself
 NOT_KEPT = {"photoshop": "IPTC", "comment": "comment"}
-OWN_TEXTS = {"Software", "llicm"}  # what ``picture_bytes`` writes itself
 EXIF_MARK = b"Exif\0\0"
 PNG_XMP = "XML:com.adobe.xmp"
 ICC_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}  # bytes 16..20 of a profile
@@ -45,11 +45,13 @@ OF_PIXELS = {
 TIFF_KIND, TIFF_WHITE, TIFF_EXTRA, DNG_VERSION = 254, 262, 338, 50706
 USUAL_DPI = {0, 1, 72, 96}
 SRGB_GAMMA = 0.45455  # of a PNG's gAMA
+SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # and its white, of a PNG's cHRM
 FEW_GREYS = 64
 TIFF_FOLDERS = (0x8769, 0x8825)  # EXIF and GPS
 INTEROPERABILITY = 0xA005  # the place of a third folder, within EXIF
 TIFF_XMP = 700
-NOT_PICTURES = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}  # formats that call other programs, or none
+# Formats that call other programs, that open whatever they find within, or that are no pictures:
+NOT_PICTURES = {"EPS", "WMF", "IPTC", "HDF5", "BUFR", "GRIB", "MPEG"}
 # Formats that keep every pixel, by suffix: (Pillow's name, options).
 PICTURE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -119,7 +121,9 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         white = _white(image)  # before the pixels are loaded
         with _unlimited() if image.format in ("TIFF", "PNG") else nullcontext():  # these ask again
             image.load()
-        losses = _losses(image, white > 255 or _hides_bits(image, data), _frames(image.format, data))
+        if problem := size_problem(*image.size, max_pixels):  # a header may have told of another size
+            raise InputError(problem)
+        losses = _losses(image, white > 255 or _hides_bits(image, data), _has_more(image.format, data))
         metadata = _metadata(image, losses)
         turn = TURNS.get(_orientation(metadata.get("exif", b"")))
         if turn is not None and "xmp" in metadata:
@@ -134,21 +138,26 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         return pixels, losses
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError("reading it takes more memory than there is") from error
     except Image.UnidentifiedImageError as error:
         raise InputError("not a picture in a format that Pillow can read") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise InputError(f"a damaged or unsupported picture ({error or type(error).__name__})") from error
+        raise InputError(
+            f"a damaged or unsupported picture ({str(error) or type(error).__name__})"
+        ) from error
 
 
-def _frames(name: str | None, data: bytes) -> int:
-    """How many pictures a file shows, 1 where it does not tell; of a copy, as counting may damage it."""
+def _has_more(name: str | None, data: bytes) -> bool:
+    """Whether a file shows more than one picture; asked of a copy, as looking may damage it."""
     if name == "PSD":
-        return 1  # Pillow reads the sum of its layers
+        return False  # Pillow reads the sum of its layers
     with suppress(Exception):
         image = open_unlimited(data, picture_formats())
         with _unlimited():
-            return int(getattr(image, "n_frames", 1))
-    return 1
+            image.seek(1)
+            return True
+    return False
 
 
 def _is_raw(image: Image.Image, data: bytes) -> bool:
@@ -188,20 +197,27 @@ def _hides_bits(image: Image.Image, data: bytes) -> bool:
     return False
 
 
-def _losses(image: Image.Image, deep: bool, frames: int) -> list[str]:
-    """What coding this picture will not keep, in words; ``deep``: it has more than 8 bits a channel."""
-    lost = {word for key, word in NOT_KEPT.items() if image.info.get(key)}
-    if set(getattr(image, "text", ())) - OWN_TEXTS - {PNG_XMP}:
+def _losses(image: Image.Image, deep: bool, more: bool) -> list[str]:
+    """What coding this picture will not keep, in words; ``deep``: it has more than 8 bits a channel;
+    ``more``: its file shows other pictures too."""
+    info = image.info
+    lost = {word for key, word in NOT_KEPT.items() if info.get(key)}
+    texts: dict[str, str] = getattr(image, "text", {})
+    if any(name not in ("llicm", PNG_XMP) and (name, text) != SOFTWARE for name, text in texts.items()):
         lost.add("text")
     if _resolution(image):
         lost.add("resolution")
-    if "srgb" not in image.info and abs(image.info.get("gamma", SRGB_GAMMA) - SRGB_GAMMA) > 0.01:
+    if "srgb" not in info and abs(info.get("gamma", SRGB_GAMMA) - SRGB_GAMMA) > 0.01:
         lost.add("gamma")
+    if "srgb" not in info and "icc_profile" not in info:
+        primaries = info.get("chromaticity", SRGB_PRIMARIES)
+        if max(abs(a - b) for a, b in zip(primaries, SRGB_PRIMARIES, strict=True)) > 0.002:
+            lost.add("primary colours")
     losses = []
     if lost:
         losses.append(f"metadata is not kept ({', '.join(sorted(lost))})")
-    if frames > 1:
-        losses.append(f"only the first of {frames} frames is coded")
+    if more:
+        losses.append("only the first of several frames is coded")
     if deep:
         losses.append("more than 8 bits a channel: coded at 8 bits")
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBX", "RGBa", "La") and not deep:
@@ -225,9 +241,11 @@ def _metadata(image: Image.Image, losses: list[str]) -> dict[str, bytes]:
     info = image.info
     xmp = info.get("xmp") or info.get(PNG_XMP) or b""
     exif = info.get("exif") or (_exif_of_tiff(image, losses) if image.format == "TIFF" else b"")
+    while exif.startswith(EXIF_MARK):  # some files have it twice
+        exif = exif.removeprefix(EXIF_MARK)
     found = {
         "icc": info.get("icc_profile") or b"",
-        "exif": exif.removeprefix(EXIF_MARK),
+        "exif": exif,
         "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
     }
     return {name: value for name, value in found.items() if value}
@@ -317,17 +335,21 @@ def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses
 
 
 def _grey_of_16_bits(image: Image.Image, white: int, losses: list[str]) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    before = np.count_nonzero(np.bincount(values.ravel()))
+    values = np.asarray(image)
+    levels = np.arange(white + 1)
     if _tag(image, TIFF_WHITE, 1) == 0:
-        values = white - values  # Pillow does so at 8 bits only
-    grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
-    left = sum(count > 0 for count in grey.histogram())
+        levels = levels[::-1]  # Pillow does so at 8 bits only
+    shown = ((levels * 255 + white // 2) // white).astype(np.uint8)
+    used = np.zeros(white + 1, bool)
+    used[values] = True
+    before, left = np.count_nonzero(used), len(np.unique(shown[used]))
+    grey = Image.fromarray(shown[values])
     if left < min(before, FEW_GREYS):
         losses.append(f"{left} of {before} grey levels are left: stretch them before coding")
     if "transparency" in image.info:  # of a PNG
-        clear = values == image.info["transparency"]
-        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+        grey.putalpha(
+            Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+        )
     return grey
 
 
@@ -426,7 +448,7 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None, losses:
     if name == "PNG":
         options["pnginfo"] = texts = PngImagePlugin.PngInfo()
         if told:
-            texts.add_text("Software", "llicm")
+            texts.add_text(*SOFTWARE)
             texts.add_text("llicm", told)
         if "xmp" in metadata:
             texts.add_itxt(PNG_XMP, metadata["xmp"].decode())

@@ -135,7 +135,7 @@ def _dressed(
     return pixels
 
 
-def _told(model: str, tasks: tuple[str, ...], strength: float, head: Restorer | None) -> str:
+def _told(model: str, tasks: tuple[str, ...], strength: float, head: Restorer | None = None) -> str:
     """What made a picture: the program, the codec's model (none for a picture that was not coded), the tasks
     and strength of restoration, and the guide and head that did it."""
     names = ",".join(tasks) or NONE
@@ -280,7 +280,7 @@ def _restore(
     tasks: tuple[str, ...],
     strength: float,
     origin: Tensor,
-    head: Restorer | None,
+    head: Restorer | None = None,
     hole: Tensor | None = None,
 ) -> Tensor:
     """Undo one degradation after the other; raises ModelError.
@@ -336,7 +336,6 @@ def decode(
     data: bytes,
     task: str | None = None,
     strength: float = 1.0,
-    head: Restorer | None = None,
     max_pixels: int = bitstream.MAX_PIXELS,
 ) -> Image.Image:
     """Decode a stream, and restore the picture if asked to.
@@ -345,7 +344,6 @@ def decode(
         data: what ``encode`` returned.
         task: None or ``none`` to see the picture as it was coded, or as for ``enhance``.
         strength: as for ``enhance``.
-        head: as for ``enhance``.
         max_pixels: a stream of more is refused; above the default, sides may be of any length too.
 
     Returns:
@@ -365,9 +363,9 @@ def decode(
         )
     pixels = decode_pixels(model, stream)
     origin = source(True, stream.objective == "rpo", position(stream.rate))
-    pixels = _restore(pixels, tasks, strength, origin, head)
+    pixels = _restore(pixels, tasks, strength, origin)
     alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
-    told = _told(model.id.hex(), tasks, strength, head)
+    told = _told(model.id.hex(), tasks, strength)
     return _dressed(to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
 
 

@@ -109,7 +109,7 @@ def points(entry: dict[str, Any], pictures: list[str], metric: str, better: str)
     return Points(np.array([row["bpp"] for row in rows], float), np.array(values, float), metric, better)
 
 
-def bootstrapped(anchor: Points, test: Points, seed: int = 0) -> BdRate:
+def bootstrapped(anchor: Points, test: Points) -> BdRate:
     """BD-rate of the mean curves, with the interval that 95 % of redrawn sets of pictures give, of
     ``FEWEST_PICTURES`` or more; no number where these sets disagree.
 
@@ -118,7 +118,7 @@ def bootstrapped(anchor: Points, test: Points, seed: int = 0) -> BdRate:
     whole = bd_rate(anchor.mean(), test.mean())
     if whole.value is None or len(anchor.bpp) < 2:
         return whole
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

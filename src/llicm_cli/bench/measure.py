@@ -201,7 +201,7 @@ def _do(name: str, path: Path) -> Any:
     except LlicmError as error:
         raise type(error)(f"{name} on {path.name}: {error}") from error
     except Exception as error:  # of any codec or metric
-        raise InputError(f"{name} on {path.name}: {error or type(error).__name__}") from error
+        raise InputError(f"{name} on {path.name}: {str(error) or type(error).__name__}") from error
 
 
 def _begin(
@@ -305,7 +305,8 @@ def measure(
                 failure = None
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     shown, path = waiting.pop(future)
-                    if failure := failure or future.exception():
+                    if future.exception():
+                        failure = future.exception()
                         continue
                     found = future.result()
                     if shown == REFERENCE:

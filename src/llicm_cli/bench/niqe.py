@@ -35,8 +35,12 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _asymmetric_gaussian(x: np.ndarray) -> tuple[float, float, float]:
-    """(shape, left scale, right scale) of an asymmetric generalised Gaussian, by moments."""
-    left, right = (np.sqrt(np.mean(np.square(part))) for part in (x[x < 0], x[x > 0]))
+    """(shape, left scale, right scale) of an asymmetric generalised Gaussian, by moments; NaN where it has
+    but one side."""
+    sides = x[x < 0], x[x > 0]
+    if not all(part.size for part in sides):
+        return np.nan, np.nan, np.nan
+    left, right = (np.sqrt(np.mean(np.square(part))) for part in sides)
     skew = left / right
     ratio = np.mean(np.abs(x)) ** 2 / np.mean(np.square(x))
     ratio *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2

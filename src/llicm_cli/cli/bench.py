@@ -97,7 +97,7 @@ def rp(
     codec: Codecs = None,
     label: Label = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture's degradation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32, help="Seed of the first picture's degradation.")] = 0,
     sigma: Annotated[
         float | None,
         typer.Option(

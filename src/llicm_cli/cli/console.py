@@ -46,11 +46,16 @@ def show(words: str) -> None:
         sys.stdout.flush()
 
 
-def show_bytes(data: bytes) -> None:
-    """A result, as bytes on stdout; raises OutputError."""
+def check_no_terminal() -> None:
+    """Raise OutputError where bytes on stdout would go to a terminal, or nowhere."""
     with _stdout_errors():
         if sys.stdout.isatty():
             raise OutputError("will not write binary data to a terminal; use -o FILE or a pipe")
+
+
+def show_bytes(data: bytes) -> None:
+    """A result, as bytes on stdout; raises OutputError."""
+    with _stdout_errors():
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 

@@ -21,6 +21,7 @@ from llicm_cli.cli.files import (
     plan_outputs,
     process,
 )
+from llicm_cli.errors import UsageError
 from llicm_cli.tasks import NONE, parse_tasks
 
 SUFFIX = ".png"
@@ -43,7 +44,8 @@ def decode(
     The output's suffix chooses its format, one that keeps every pixel: .png, .tif, .webp, .bmp, .ppm.
     Standard output and derived names are PNG.
     """
-    parse_tasks(task)
+    if not parse_tasks(task) and strength != 1:
+        raise UsageError("--strength goes with --task")
     outputs = plan_outputs(inputs, output, SUFFIX)
     check_suffix(output, outputs, deep)
     from llicm_cli import pipeline

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from llicm_cli.storage import check_output, read_bytes, remove_unfinished, write
 from llicm_cli.tasks import TASKS
 
 STANDARD = Path("-")
+Failure = tuple[Path, int]  # an input, and the exit code it asks for
 
 Inputs = Annotated[list[Path], typer.Argument(help="Input files; - is standard input.", show_default=False)]
 Output = Annotated[
@@ -178,26 +180,43 @@ def report(inputs: Sequence[Path], show: Callable[[Path], None]) -> None:
         typer.Exit: some input failed; the exit code is that of the first failure.
         OutputError: standard output cannot be written.
     """
-    failures: dict[Path, int] = {}
+    failures: list[Failure] = []
     for path in inputs:
         try:
             show(path)
         except OutputError:
             raise
         except LlicmError as error:
-            failures[path] = error.exit_code
+            failures.append((path, error.exit_code))
             console.say(f"llicm: {path}: {error}")
         except Exception as error:
-            failures[path] = console.fault(error, about=f"{path}: ")
+            failures.append((path, console.fault(error, about=f"{path}: ")))
     _end(failures, len(inputs))
 
 
-def _end(failures: dict[Path, int], count: int) -> None:
+def _end(failures: list[Failure], count: int) -> None:
     """List the failed ones of so many inputs, if any, and exit with the code of the first."""
     if failures:
         if count > 1:
-            console.say(f"llicm: {len(failures)} of {count} failed: {', '.join(map(str, failures))}")
-        raise typer.Exit(next(iter(failures.values())))
+            names = ", ".join(str(path) for path, _ in failures)
+            console.say(f"llicm: {len(failures)} of {count} failed: {names}")
+        raise typer.Exit(failures[0][1])
+
+
+@contextmanager
+def _shared_cores(jobs: int) -> Iterator[None]:
+    """So many threads of ours share the threads that torch would take for one."""
+    if jobs == 1:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // jobs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def process(
@@ -224,9 +243,12 @@ def process(
     Raises:
         typer.Exit: some input failed; the exit code is that of the first failure.
         UsageError: both overwrite and skip; or an input is the output of another one and none is skipped.
+        OutputError: a result would go to a terminal.
     """
     if overwrite and skip_existing:
         raise UsageError("give only one of --overwrite and --skip-existing")
+    if STANDARD in outputs:
+        console.check_no_terminal()
     pairs = list(zip(inputs, outputs, strict=True))
     files = [(os.path.realpath(source), os.path.realpath(target)) for source, target in pairs]
     made = {target for source, target in files if target != source}
@@ -263,15 +285,11 @@ def process(
         return 0
 
     jobs = min(jobs, len(pairs))
-    if jobs > 1:
-        import torch
-
-        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    failures: dict[Path, int] = {}
+    failures: list[Failure] = []
     skipped = 0
     pool = ThreadPoolExecutor(jobs)
     try:
-        with console.progress("files") as tick:
+        with _shared_cores(jobs), console.progress("files") as tick:
             running = [(source, pool.submit(one, source, target)) for source, target in pairs]
             for done, (source, future) in enumerate(running):
                 tick(done / len(pairs), source.name)
@@ -279,7 +297,7 @@ def process(
                 if code is None:
                     skipped += 1
                 elif code:
-                    failures[source] = code
+                    failures.append((source, code))
     except KeyboardInterrupt:
         console.say("llicm: interrupted")
         remove_unfinished()

@@ -60,23 +60,25 @@ def _options(
 
     from llicm_cli.training.loop import Budget, Options
 
-    if output.suffix == ".json":
+    budget = Budget(steps, minutes)
+    card_file = output.with_suffix(".json")
+    if output == card_file:
         raise UsageError(f"{output}: the model card takes this name; name the weights .safetensors")
     if checkpoint.exists() and not resume:
         raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
-    for path in (output, checkpoint):
+    try:
+        place = torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no such device here: {device}") from error
+    for path in (output, card_file, checkpoint):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
         check_output(path, overwrite=True)
-    try:
-        place = torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"no such device here: {device}") from error
     with console.progress(f"train {stage}") as tick:
         yield Options(
-            budget=Budget(steps, minutes), device=place, checkpoint=checkpoint,
+            budget=budget, device=place, checkpoint=checkpoint,
             resume=resume, seed=seed, batch=batch, muon_rate=muon_rate, adam_rate=adam_rate,
             ema_decay=ema_decay, save_every=save_every, report=console.say, tick=tick,
         )  # fmt: skip
@@ -256,10 +258,10 @@ def restorer(
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
         from llicm_cli.training.loop import meet, take_over
-        from llicm_cli.training.restorer import LARGEST, train_restorer
+        from llicm_cli.training.restorer import CROPS, train_restorer
 
         photos = split(find_photos(data))
-        real = parse_pairs(pairs or [], options.device, LARGEST)
+        real = parse_pairs(pairs or [], options.device, CROPS[-1][1])
         eyes = load_guide(guide)
         torch.manual_seed(seed)
         model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.id))
@@ -285,11 +287,13 @@ def joint(
     alpha: Annotated[float, typer.Option(min=0, help="Weight of the plain decoded picture's error.")] = 0.3,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
     gamma: Annotated[float, typer.Option(min=0, help="Weight of the restored picture's error.")] = 0.7,
-    delta: Annotated[
-        float, typer.Option(min=0, help="Weight of the restored picture's perceptual distance.")
-    ] = 0.02,
     perceptual: Annotated[
-        Path | None, typer.Option(help="SqueezeNet 1.1 features (safetensors), for that distance.")
+        Path | None,
+        typer.Option(help="SqueezeNet 1.1 features (safetensors): trains on a perceptual distance too."),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(min=0, show_default="0.02", help="Weight of that distance of the restored picture."),
     ] = None,
     steps: Steps = None,
     minutes: Minutes = None,
@@ -313,6 +317,8 @@ def joint(
     What serves streams of objective rpo is trained on alpha * D + beta * R + gamma * E; the rest of the
     codec, the guide and the head stay as they are.
     """
+    if delta is not None and perceptual is None:
+        raise UsageError("--delta goes with --perceptual")
     with _options("joint", output, steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
         from llicm_cli.models.perceptual import SqueezeNetDistance
@@ -320,15 +326,15 @@ def joint(
         from llicm_cli.training.codec import load_trained, weights_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
-        from llicm_cli.training.joint import CROP, Weights, train_joint
+        from llicm_cli.training.joint import CROP, DELTA, Weights, train_joint
 
         codec = codec or folder() / "codec.safetensors"
         photos = split(find_photos(data))
         real = parse_pairs(pairs or [], options.device, CROP)
         eyes, head = load_guide(guide), load_restorer(restorer)
         check_pair(eyes, head)
-        weights = Weights(alpha, beta, gamma, delta)
         distance = SqueezeNetDistance(perceptual) if perceptual else None
+        weights = Weights(alpha, beta, gamma, (DELTA if delta is None else delta) if distance else 0.0)
         networks = load_trained(codec), head, eyes
         tables = load_codec(codec).tables  # streams of objective rdo stay as they are
         model, run = train_joint(*networks, *photos, real, weights, options, distance)
@@ -336,5 +342,5 @@ def joint(
         "joint", output, weights_file(model, tables), options, run, data, photos, model.codec.config,
         model.codec, codec, "alpha D + beta R + gamma E, see training/joint.py",
         guide=eyes.id, restorer=head.id, pairs=[card.short(p) for p in pairs or []],
-        alpha=alpha, beta=beta, gamma=gamma, delta=delta if perceptual else 0,
+        alpha=alpha, beta=beta, gamma=gamma, delta=weights.delta,
     )  # fmt: skip

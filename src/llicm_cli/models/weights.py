@@ -167,13 +167,13 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
     """(configuration, tensors by part, SHA-256 digest) of a weights file.
 
     Raises:
-        ModelError: missing, not safetensors, or not a codec.
+        ModelError: missing, or not such a file.
     """
     try:
         data = path.read_bytes()
-        with safetensors.safe_open(path, "pt") as file:
-            config = json.loads((file.metadata() or {})["config"])
         tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        config = json.loads(header["__metadata__"]["config"])
     except FileNotFoundError as error:
         raise ModelError(f"no weights at {path}") from error
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
@@ -204,7 +204,7 @@ def _build(path: Path, config: dict[str, Any], parts: dict[str, dict[str, Tensor
         state = {k: v.float() for k, v in parts["codec."].items()}
         state |= {f"scale_prior.{k}": v for k, v in restore(parts["scale_prior."]).items()}
         return _filled(build, config, state)
-    except Exception as error:  # open_clip raises nearly anything on a foreign configuration
+    except Exception as error:  # nearly anything, on a foreign configuration
         raise ModelError(f"{path} does not fit this program's networks") from error
 
 

@@ -32,8 +32,8 @@ def command_line() -> str:
 
 
 def short(word: str) -> str:
-    """A word with its path reduced to the last part, also after ``TASK=`` or ``local-dir:``."""
-    prefix = re.match(r"(\w+=|local-dir:)?", word)
+    """A word, its path reduced to the last part, also behind ``--option=``, ``TASK=`` and ``local-dir:``."""
+    prefix = re.match(r"(--[\w-]+=)?(\w+=|local-dir:)?", word)
     assert prefix is not None
     path = word[prefix.end() :]
     return prefix[0] + (Path(path).name if "/" in path else path)

@@ -41,6 +41,7 @@ from llicm_cli.training.loop import Options, Run, train_only
 from llicm_cli.training.restorer import AROUND, DECK, GRID, Prompter, decibels
 
 CROP = 128
+DELTA = 0.02  # usual weight of the perceptual distance
 VALIDATION_EACH, VALIDATION_CROP = 2, 192
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025)
 

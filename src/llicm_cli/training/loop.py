@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -191,7 +190,7 @@ class Run:
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             self.step, self.seconds = state["step"], state["seconds"]
-        except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # torch raises nearly anything on files that are no checkpoint
             words = f"cannot resume from {self.options.checkpoint} ({type(error).__name__})"
             raise InputError(words) from error
 
