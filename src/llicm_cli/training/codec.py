@@ -45,7 +45,7 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
     from compressai._CXX import pmf_to_quantized_cdf
     from compressai.entropy_models import EntropyBottleneck
 
-CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
+CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; new models see larger crops in the last third only
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 COUNTED_BATCHES = 40  # for the tables
 COUNTED_SYMBOL = math.ceil(GAUSSIAN_REACH * SCALE_MAX)  # larger ones count as this one
@@ -211,8 +211,8 @@ def train_codec(
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
     seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
-    def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
-        size = CROP_FIRST if progress < 2 / 3 else CROP_LAST
+    def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        size = CROP_LAST if start_from or progress > 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
@@ -221,7 +221,7 @@ def train_codec(
         weight = Codec.lambda_at(t) * 255**2
         total = ((bpp + weight * distortion(x_hat, x)) / weight.sqrt()).mean()
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()
-        return total, {"bpp": float(bpp.detach().mean()), "psnr": float(psnr)}
+        return total, {"bpp": bpp.detach().mean(), "psnr": psnr}
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         figures = {}
@@ -236,6 +236,8 @@ def train_codec(
 
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
+    if device.type == "cuda":
+        model.codec.compile(dynamic=False)
     torch.manual_seed(options.seed + run.step)  # a resumed run draws new crops and rates
     crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()
