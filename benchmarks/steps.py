@@ -39,6 +39,8 @@ def measure(name: str, model: nn.Module, loss: Loss, options: Options, ready: Ca
         if device.type == "cuda":
             torch.cuda.synchronize()
 
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(model, options, loss, lambda model: {})
     ready()

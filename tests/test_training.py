@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,15 @@ def quick_options(checkpoint: Path, report: Callable[[str], None] = print) -> Op
 
 
 def quick_run(
-    checkpoint: Path, loss: Callable[[torch.nn.Linear], torch.Tensor], report: Callable[[str], None] = print
+    checkpoint: Path,
+    loss: Callable[[torch.nn.Linear], torch.Tensor],
+    report: Callable[[str], None] = print,
+    bias: bool = False,
 ) -> Run:
     """Four steps of a very small model."""
     torch.manual_seed(0)
     options = quick_options(checkpoint, report)
-    model = torch.nn.Linear(2, 2, bias=False)
+    model = torch.nn.Linear(2, 2, bias=bias)
 
     def named(model: torch.nn.Module, progress: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert isinstance(model, torch.nn.Linear)
@@ -110,9 +114,18 @@ def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path):
 def test_one_overflow_costs_one_step(tmp_path: Path):
     losses = iter([1.0, math.nan, 1.0, 1.0])
     said: list[str] = []
-    run = quick_run(tmp_path / "x.pt", lambda model: model.weight.sum() * next(losses), said.append)
+    weights: list[torch.Tensor] = []
+
+    def loss(model: torch.nn.Linear) -> torch.Tensor:
+        weights.append(model.weight.detach().clone())
+        return (model.weight.sum() + model.bias.sum()) * next(losses)
+
+    run = quick_run(tmp_path / "x.pt", loss, said.append, bias=True)
     run.to_the_end()
-    assert run.model.weight.isfinite().all() and run.model.weight.abs().sum() > 0
+    moved = [not torch.equal(a, b) for a, b in pairwise(weights)]
+    assert (
+        moved == [True, False, True] and run.model.weight.isfinite().all() and run.model.bias.isfinite().all()
+    )
     assert run.step == 4 and "nan" not in said[-1]
 
 

@@ -53,8 +53,8 @@ def source(coded: bool, restoring: bool, t: Tensor) -> Tensor:
         restoring: the stream was made with objective rpo.
         t: (B,) rate positions, 0 for pictures that were not coded.
     """
-    flags = t.new_tensor([float(coded), float(coded and restoring)]).expand(len(t), 2)
-    return torch.cat((flags, t[:, None] * coded), 1)
+    flags = torch.full_like(t, coded), torch.full_like(t, coded and restoring)
+    return torch.stack((*flags, t * coded), 1)
 
 
 def tones(x: Tensor) -> Tensor:

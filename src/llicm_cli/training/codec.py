@@ -104,8 +104,8 @@ def start_from_principal_components(codec: Codec, x: Tensor) -> None:
 
 def stratified_positions(count: int, device: torch.device) -> Tensor:
     """(count,) rate positions, one in each of ``count`` equal parts of 0..1, in random order."""
-    parts = torch.randperm(count) + torch.rand(count)
-    return (parts / count).to(device)
+    parts = torch.randperm(count, device=device) + torch.rand(count, device=device)
+    return parts / count
 
 
 @torch.no_grad()
@@ -212,7 +212,7 @@ def train_codec(
     seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        size = CROP_LAST if start_from or progress > 2 / 3 else CROP_FIRST
+        size = CROP_LAST if start_from or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
@@ -237,6 +237,8 @@ def train_codec(
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
     if device.type == "cuda":
+        # MS-SSIM subtracts squares of nearly equal size.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         model.codec.compile(dynamic=False)
     torch.manual_seed(options.seed + run.step)  # a resumed run draws new crops and rates
     crops.rng = np.random.default_rng(options.seed + run.step)

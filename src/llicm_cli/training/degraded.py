@@ -116,12 +116,15 @@ class DegradedCrops:
         self.dice.fields.manual_seed(seed)
 
     def batches(self, count: int, size: int, around: int, workers: int, seed: int) -> Iterator[Batch]:
-        """Batches without end; with ``workers``, made by so many processes, each with draws of its own."""
+        """Batches without end; with ``workers``, made by so many processes, each with draws of its own, and
+        in memory that a GPU reads by itself."""
         if not workers:
             while True:
                 yield self.batch(count, size, around)
         dataset = _Batches(self, count, size, around, seed)
-        yield from DataLoader(dataset, batch_size=None, num_workers=workers)
+        yield from DataLoader(
+            dataset, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+        )
 
     def batch(self, count: int, size: int, around: int = 1) -> Batch:
         """Degraded and clean crops, and what there is to say of them.

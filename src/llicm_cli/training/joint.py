@@ -98,7 +98,7 @@ def train_joint(
 
     def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, Tensor]]:
         x, clean, labels, tone = next(batches)
-        x, clean, tone = (part.to(device) for part in (x, clean, tone))
+        x, clean, tone = (part.to(device, non_blocking=True) for part in (x, clean, tone))
         t = stratified_positions(len(x), device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():

@@ -122,6 +122,9 @@ class Muon(torch.optim.Optimizer):
     ``torch.optim.Muon`` with ``weight_decay=0``, to the bit, but kernels of one size go through those steps
     together: on a GPU hundreds of small products cost more time to start than to do. A kernel (out, in, rows,
     columns) of a convolution counts as the matrix (out, in * rows * columns).
+
+    As in torch's fused optimisers, nothing moves in a step for which the attribute ``found_inf`` is not zero,
+    a tensor, so that no GPU has to be waited for.
     """
 
     MOMENTUM = 0.95
@@ -131,6 +134,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, kernels: list[nn.Parameter], lr: float) -> None:
         super().__init__(kernels, {"lr": lr})
+        self.found_inf = torch.zeros(())
         self.sizes: dict[torch.Size, list[nn.Parameter]] = {}
         for kernel in kernels:
             self.sizes.setdefault(kernel.shape, []).append(kernel)
@@ -143,17 +147,19 @@ class Muon(torch.optim.Optimizer):
             moved = [(kernel, kernel.grad) for kernel in kernels if kernel.grad is not None]
             if not moved:
                 continue
-            for kernel, _ in moved:
-                if not self.state[kernel]:
-                    self.state[kernel]["momentum"] = torch.zeros_like(kernel)
-            momenta = [self.state[kernel]["momentum"] for kernel, _ in moved]
-            gradients = [gradient for _, gradient in moved]
-            torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
-            ahead = torch.stack(torch._foreach_lerp(gradients, momenta, self.MOMENTUM))
-            update = self._orthogonal(ahead.flatten(2))
+            for kernel, _ in moved:  # the name, and the shape of older runs, are those of torch.optim.Muon
+                if "momentum_buffer" not in self.state[kernel]:
+                    self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
+            momenta = [self.state[kernel]["momentum_buffer"].view_as(kernel) for kernel, _ in moved]
+            before, gradient = torch.stack(momenta), torch.stack([gradient for _, gradient in moved])
+            usable = self.found_inf == 0
+            gradient = torch.where(usable, gradient, before)
+            momentum = before.lerp(gradient, 1 - self.MOMENTUM)
+            torch._foreach_copy_(momenta, list(momentum.unbind()))
+            update = self._orthogonal(gradient.lerp(momentum, self.MOMENTUM).flatten(2)) * usable
             height, width = update.shape[1:]
             scale = max(1, height / width) ** 0.5
-            changes = list(update.view_as(ahead).unbind())
+            changes = list(update.view_as(gradient).unbind())
             torch._foreach_add_([kernel.detach() for kernel, _ in moved], changes, alpha=-rate * scale)
 
     def _orthogonal(self, x: Tensor) -> Tensor:
@@ -165,7 +171,7 @@ class Muon(torch.optim.Optimizer):
         for _ in range(self.STEPS):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-        return (x.mT if tall else x).float()
+        return (x.mT if tall else x).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
@@ -178,7 +184,9 @@ def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer
     if kernels:
         found.append(Muon(kernels, options.muon_rate))
     if rest:
-        found.append(torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)))
+        found.append(
+            torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
+        )
     return found
 
 
@@ -220,9 +228,8 @@ class Run:
 
     def _load(self) -> None:
         try:
-            state: dict[str, Any] = torch.load(
-                self.options.checkpoint, map_location=self.options.device, weights_only=True
-            )
+            # On the CPU, where optimisers count their steps; all else is copied to its place.
+            state: dict[str, Any] = torch.load(self.options.checkpoint, "cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -253,11 +260,9 @@ class Run:
             optimiser.param_groups[0]["lr"] = rate * factor
         loss, figures = self.loss(self.model, progress)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:  # a rare overflow costs one step, not the run
-                parameter.grad.nan_to_num_(0.0)
-        for optimiser in self.optimisers:
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:  # a rare overflow costs one step, not the run
+            optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimiser.step()
         self.average.update_parameters(self.model)
         self.model.zero_grad(set_to_none=True)

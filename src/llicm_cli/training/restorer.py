@@ -188,7 +188,7 @@ def train_restorer(
     def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = next(side for start, side in reversed(CROPS) if progress >= start or not new)
         x, clean, labels, tone = next(batches(size))
-        x, clean, tone, owner = (part.to(device) for part in (x, clean, tone, labels))
+        x, clean, tone, owner = (part.to(device, non_blocking=True) for part in (x, clean, tone, labels))
         count = len(x)
         t = torch.rand(count, device=device)
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
