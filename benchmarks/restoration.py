@@ -29,6 +29,7 @@ from llicm_cli.pipeline import to_image, to_pixels
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
 
 app = typer.Typer(pretty_exceptions_enable=False)
+PASSES = {"task": 1, "2 passes": 2, "4 passes": 4}  # of the head, with the task named
 NOWHERE = source(False, False, torch.zeros(1))
 
 
@@ -61,7 +62,8 @@ def measure(
     output: Annotated[Path, typer.Option("--output", "-o")],
     only: Annotated[list[str] | None, typer.Option("--set", help="Which sets (default all).")] = None,
 ) -> None:
-    """Restore every picture of every set with its task and with auto; adds to the results file."""
+    """Restore every picture of every set with its task, in one pass and more, and with auto; adds to the
+    results file."""
     weights = {"guide": load_guide().id, "head": load_restorer().id}
     results = json.loads(output.read_text()) if output.exists() else {"weights": weights, "sets": {}}
     if results["weights"] != weights:
@@ -71,16 +73,17 @@ def measure(
         task = pictures.task
         rows = []
         for wrong, right in map(pictures.pair, pictures.paths):
-            named = wrong if task == CLEAN else pipeline.enhance(wrong, task)
-            auto = pipeline.enhance(wrong, "auto")
-            shown = (wrong, named, auto)
-            rows.append([psnr(p, right) for p in shown] + [ssim(p, right) for p in shown])
-        means = [round(float(v), 4) for v in np.mean(rows, axis=0)]
+            shown = {"input": wrong, "auto": pipeline.enhance(wrong, "auto")}
+            for key, passes in PASSES.items():
+                named = wrong if task == CLEAN else pipeline.enhance(wrong, task, passes=passes)
+                shown[key] = named
+            rows.append({k: (psnr(picture, right), ssim(picture, right)) for k, picture in shown.items()})
+        means = {key: np.mean([row[key] for row in rows], axis=0).round(4).tolist() for key in rows[0]}
         results["sets"][name] = row = {
             "task": task, "pictures": len(rows),
-            "psnr": dict(zip(("input", "task", "auto"), means[:3], strict=True)),
-            "ssim": dict(zip(("input", "task", "auto"), means[3:], strict=True)),
-            "lowest psnr of auto": round(min(row[2] for row in rows), 4),
+            "psnr": {key: mean[0] for key, mean in means.items()},
+            "ssim": {key: mean[1] for key, mean in means.items()},
+            "lowest psnr of auto": round(min(row["auto"][0] for row in rows), 4),
         }  # fmt: skip
         typer.echo(f"{name}: {row['psnr']}", err=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
@@ -157,11 +160,11 @@ def guide(
 def table(results: Path, ablation: Path) -> None:
     """Print Markdown tables."""
     measured, guided = json.loads(results.read_text()), json.loads(ablation.read_text())
-    typer.echo("| set | pictures | task | PSNR in | out | auto | SSIM in | out | auto |\n|" + "---|" * 9)
+    shown = "input", "task", *list(PASSES)[1:], "auto"
+    heads = " | ".join(f"{metric} {shown[0]} | {' | '.join(shown[1:])}" for metric in ("PSNR", "SSIM"))
+    typer.echo(f"| set | pictures | task | {heads} |\n|" + "---|" * (3 + 2 * len(shown)))
     for name, row in measured["sets"].items():
-        p, s = row["psnr"], row["ssim"]
-        cells = [f"{p[k]:.2f}" for k in ("input", "task", "auto")]
-        cells += [f"{s[k]:.3f}" for k in ("input", "task", "auto")]
+        cells = [f"{row['psnr'][key]:.2f}" for key in shown] + [f"{row['ssim'][key]:.3f}" for key in shown]
         typer.echo(f"| {name} | {row['pictures']} | {row['task']} | {' | '.join(cells)} |")
     keys = list(next(iter(guided["psnr"].values())))
     typer.echo(f"\n| PSNR (dB) | {' | '.join(keys)} |\n|" + "---|" * (len(keys) + 1))

@@ -71,7 +71,7 @@ def test_metadata_travel_unless_stripped(llicm: Llicm, picture: Path, crop: Imag
         llicm("decode", out, "-o", back, "--overwrite", "--task", "denoise", "--strength", "0.5")
         assert Image.open(back).getexif().get(0x010F) == made
         told = Image.open(back).text
-        assert told["Software"] == "llicm" and "task=denoise strength=0.5 guide=" in told["llicm"]
+        assert told["Software"] == "llicm" and "task=denoise strength=0.5 passes=1 guide=" in told["llicm"]
         assert f"version={llicm_cli.__version__} model=" in told["llicm"]
         assert llicm("enhance", picture, "-o", back, "--overwrite", *strip).code == 0
         assert Image.open(back).getexif().get(0x010F) == made
@@ -324,9 +324,12 @@ def test_an_input_that_fails_twice_counts_twice(llicm: Llicm, tmp_path: Path):
     assert result.code == 3 and "2 of 2 failed" in result.stderr
 
 
-def test_strength_goes_with_a_task(llicm: Llicm, tmp_path: Path, stream: bytes):
+@pytest.mark.parametrize("option", [("--strength", "0.5"), ("--passes", "2")])
+def test_what_restoring_takes_goes_with_a_task(
+    llicm: Llicm, tmp_path: Path, stream: bytes, option: tuple[str, str]
+):
     (tmp_path / "x.llic").write_bytes(stream)
-    result = llicm("decode", tmp_path / "x.llic", "--strength", "0.5")
+    result = llicm("decode", tmp_path / "x.llic", *option)
     assert result.code == 2 and "--task" in result.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from conftest import Result, psnr
 from PIL import Image
 
 import llicm_cli
-from llicm_cli import bitstream, tiling
+from llicm_cli import bitstream, pipeline, tiling
 from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.errors import InputError, ModelError, UsageError
 from llicm_cli.models.guide import Guide
-from llicm_cli.models.restorer import REACH, TONES, Restorer, RestorerConfig, source, tones
+from llicm_cli.models.restorer import REACH, STRIDE, TONES, Restorer, RestorerConfig, source, tones
 from llicm_cli.models.weights import (
     folder,
     load_guide,
@@ -115,18 +116,25 @@ def test_nothing_beyond_the_reach_matters(shaken_head: Restorer):
     assert reached.min() < 240 - 64, "and the test sees what does matter"
 
 
-def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, shaken_head: Restorer):
+@pytest.mark.parametrize("passes", [1, 4])
+def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, shaken_head: Restorer, passes: int):
     x = torch.randint(256, (3, 200, 421), dtype=torch.uint8)
-    prompt, content = torch.randn(1, 128), torch.randn(1, 2, 128)
-
-    def run(tile: torch.Tensor) -> torch.Tensor:
-        return to_bytes(shaken_head(to_unit(tile), prompt, content, NOWHERE, GREY))
-
-    whole = tiling.in_tiles(x, run, stride=16, reach=REACH)
+    told = torch.randn(1, 128), torch.randn(1, 2, 128), NOWHERE, GREY
+    run = partial(pipeline._run_head, shaken_head, told, 1.0, passes)
+    reach = REACH + STRIDE * (passes > 1)
+    whole = tiling.in_tiles(x, run, stride=STRIDE, reach=reach)
     monkeypatch.setattr(tiling, "CORE", 96)
-    tiled = tiling.in_tiles(x, run, stride=16, reach=REACH)
+    tiled = tiling.in_tiles(x, run, stride=STRIDE, reach=reach)
     assert whole.shape == x.shape
     assert (whole.int() - tiled.int()).abs().max() <= 1 and len(whole.unique()) > 50
+
+
+def test_moved_pictures_are_moved_back():
+    x = torch.randint(256, (1, 3, 33, 50), dtype=torch.uint8)
+    told = torch.randn(1, 128), torch.randn(1, 2, 128), NOWHERE, GREY
+    untrained = partial(pipeline._run_head, Restorer(RestorerConfig()), told, 1.0, 4)
+    with torch.no_grad():
+        assert torch.equal(tiling.in_tiles(x[0], untrained, stride=STRIDE, reach=REACH), x[0])
 
 
 def test_denoising_denoises(crop: Image.Image, noisy: Image.Image):
@@ -188,6 +196,11 @@ def test_strength_goes_from_nothing_to_everything(noisy: Image.Image):
     assert np.abs(full - none).mean() > 5
 
 
+def test_more_passes_restore_better(noisy: Image.Image, crop: Image.Image):
+    once, twice, most = (psnr(llicm_cli.enhance(noisy, "denoise", passes=n), crop) for n in (1, 2, 4))
+    assert once + 0.05 < twice < most
+
+
 def test_strength_mixes_within_a_mask(crop: Image.Image):
     mask = Image.new("L", crop.size)
     mask.paste(255, (40, 40, 70, 80))
@@ -241,6 +254,8 @@ def test_what_is_asked_must_make_sense(crop: Image.Image):
         {"task": "polish"},
         {"task": "denoise", "strength": 1.5},
         {"task": "denoise", "strength": float("nan")},
+        {"task": "denoise", "passes": 0},
+        {"task": "denoise", "passes": 5},
         {"task": "denoise", "mask": Image.new("L", crop.size)},
         {"task": "inpaint", "mask": Image.new("L", (3, 3))},
     ]

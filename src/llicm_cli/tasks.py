@@ -7,6 +7,7 @@ from llicm_cli.errors import UsageError
 CLEAN = "clean"
 AUTO = "auto"
 NONE = "none"
+MOST_PASSES = 4  # of the head over a picture
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "deblur": ("a blurry photo", "a photo with motion blur", "an out of focus photo"),

@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -146,11 +147,18 @@ def _vvc_decode(data: bytes) -> Image.Image:
     return Image.merge("YCbCr", planes).convert("RGB").crop((0, 0, width, height))
 
 
+def _zoo_urls() -> dict[str, dict[str, dict[int, str]]]:
+    """Where CompressAI's models are: {architecture: {metric: {quality: address}}}."""
+    with warnings.catch_warnings():  # of its own dependencies, which are no business of our users
+        warnings.simplefilter("ignore")
+        from compressai.zoo.image import model_urls
+    found: dict[str, dict[str, dict[int, str]]] = model_urls
+    return found
+
+
 def _zoo_file(architecture: str, quality: int) -> Path | None:
     """The checkpoint of a model of CompressAI's zoo (trained for MSE), if it was downloaded before."""
-    from compressai.zoo.image import model_urls
-
-    url = model_urls[architecture]["mse"].get(quality)
+    url = _zoo_urls()[architecture]["mse"].get(quality)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url or "").path).name)
     return path if url and path.is_file() else None
 
@@ -186,10 +194,8 @@ def _zoo_decode(architecture: str, data: bytes) -> Image.Image:
 
 def _zoo() -> dict[str, Codec]:
     """Every model of the zoo that has checkpoints on disk, as ``zoo-NAME``."""
-    from compressai.zoo.image import model_urls
-
     found = {}
-    for name, metrics in model_urls.items():
+    for name, metrics in _zoo_urls().items():
         qualities = tuple(float(q) for q in metrics.get("mse", {}) if _zoo_file(name, q))
         if qualities:
             encode, decode = partial(_zoo_encode, name), partial(_zoo_decode, name)

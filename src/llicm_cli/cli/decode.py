@@ -12,6 +12,7 @@ from llicm_cli.cli.files import (
     MaxPixels,
     Output,
     Overwrite,
+    Passes,
     SkipExisting,
     Strength,
     Strip,
@@ -32,6 +33,7 @@ def decode(
     output: Output = None,
     task: Task = NONE,
     strength: Strength = 1.0,
+    passes: Passes = 1,
     strip: Strip = False,
     deep: Deep = False,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -44,14 +46,14 @@ def decode(
     The output's suffix chooses its format, one that keeps every pixel: .png, .tif, .webp, .bmp, .ppm.
     Standard output and derived names are PNG.
     """
-    if not parse_tasks(task) and strength != 1:
-        raise UsageError("--strength goes with --task")
+    if not parse_tasks(task) and (strength, passes) != (1, 1):
+        raise UsageError("--strength and --passes go with --task")
     outputs = plan_outputs(inputs, output, SUFFIX)
     check_suffix(output, outputs, deep)
     from llicm_cli import pipeline
 
     def convert(data: bytes, source: Path, target: Path) -> bytes:
-        image = pipeline.decode(data, task, strength, max_pixels=max_pixels)
+        image = pipeline.decode(data, task, strength, max_pixels, passes)
         return picture_file(image, source, target, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

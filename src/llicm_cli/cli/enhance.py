@@ -18,6 +18,7 @@ from llicm_cli.cli.files import (
     MaxPixels,
     Output,
     Overwrite,
+    Passes,
     SkipExisting,
     Strength,
     Strip,
@@ -53,6 +54,7 @@ def enhance(
     output: Output = None,
     task: Task = AUTO,
     strength: Strength = 1.0,
+    passes: Passes = 1,
     mask: Annotated[
         Path | None,
         typer.Option(help="For inpaint: a picture of the same size, white where something is missing. "
@@ -88,11 +90,12 @@ def enhance(
                 raise UsageError("a mask is for pictures, not for streams: decode the stream first")
             if explain:
                 _explain(source, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
-            restored = pipeline.decode(data, task, strength, max_pixels=max_pixels)
+            restored = pipeline.decode(data, task, strength, max_pixels, passes)
             return picture_file(restored, source, target, strip=strip, deep=deep)
         image = read_picture(data, source, strip=strip, max_pixels=max_pixels)
         if explain:
             _explain(source, pipeline.inspect(image))
-        return picture_file(pipeline.enhance(image, task, strength, hole), source, target, deep=deep)
+        restored = pipeline.enhance(image, task, strength, hole, passes=passes)
+        return picture_file(restored, source, target, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)
