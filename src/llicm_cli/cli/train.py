@@ -274,7 +274,7 @@ def restorer(
         if mean_with:
             meet(model, [load_restorer(path) for path in mean_with])
         frozen = eyes, load_codec(codec).codec
-        model, run = train_restorer(model, *frozen, *photos, real, options, new=start_from is None)
+        model, run = train_restorer(model, *frozen, *photos, real, options)
     _write_card(
         "restorer", output, network_file("restorer.", model, model.config), options, run, data,
         photos, model.config, model, start_from, "root mean squared error, weighed by class",

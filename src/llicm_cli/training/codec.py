@@ -45,7 +45,7 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
     from compressai._CXX import pmf_to_quantized_cdf
     from compressai.entropy_models import EntropyBottleneck
 
-CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; new models see larger crops in the last third only
+CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 COUNTED_BATCHES = 40  # for the tables
 COUNTED_SYMBOL = math.ceil(GAUSSIAN_REACH * SCALE_MAX)  # larger ones count as this one
@@ -212,7 +212,7 @@ def train_codec(
     seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        size = CROP_LAST if start_from or progress >= 2 / 3 else CROP_FIRST
+        size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
@@ -234,9 +234,10 @@ def train_codec(
             figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())
         return figures
 
+    compiled = device.type == "cuda"  # for one size of crops: a minute for each
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
-    if device.type == "cuda":
+    if compiled:
         # MS-SSIM subtracts squares of nearly equal size.
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         model.codec.compile(dynamic=False)

@@ -153,7 +153,6 @@ def train_restorer(
     validation: list[Path],
     pairs: dict[str, Pairs],
     options: Options,
-    new: bool,
 ) -> tuple[Restorer, Run]:
     """Run the stage.
 
@@ -165,7 +164,6 @@ def train_restorer(
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
         options: see ``Options``; ``batch`` counts crops of ``CROP`` pixels a side.
-        new: the head knows nothing yet: small crops come first.
 
     Returns:
         The averaged head and the run that made it.
@@ -186,7 +184,7 @@ def train_restorer(
         return degraded.batches(count, size, AROUND, options.workers, options.seed + run.step)
 
     def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        size = next(side for start, side in reversed(CROPS) if progress >= start or not new)
+        size = next(side for start, side in reversed(CROPS) if progress >= start)
         x, clean, labels, tone = next(batches(size))
         x, clean, tone, owner = (part.to(device, non_blocking=True) for part in (x, clean, tone, labels))
         count = len(x)
