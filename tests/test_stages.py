@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ def test_the_stages_follow_each_other(
     train("guide", guide, "--codec", codec, "--steps", 6, "--resume")
     frozen = ["--codec", codec, "--guide", guide]
     train("restorer", restorer, *frozen, "--steps", 2, "--pairs", f"lowlight={pairs}")
-    train("restorer", more, *frozen, "--steps", 1, "--start-from", restorer, *2 * ["--mean-with", restorer])
+    more_of = ["--start-from", restorer, *2 * ["--mean-with", restorer], "--workers", 1]
+    train("restorer", more, *frozen, "--steps", 1, *more_of)
     files = [*frozen, "--restorer", restorer]
     train("joint", joint, *files, "--steps", 3)
     features = squeezenet / SQUEEZENET_FILE
@@ -157,7 +159,7 @@ def test_the_perceptual_distance_can_be_learned_from(squeezenet: Path):
 
 def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs: Path):
     device = torch.device("cpu")
-    real = {"lowlight": Pairs(pairs, device, 64)}
+    real = {"lowlight": Pairs(pairs, 64)}
     crops = DegradedCrops(Crops(find_photos([photos]), device, 64, 0), Dice(0), real)
     seen: list[int] = []
     exact = 0
@@ -172,6 +174,18 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     deck = ("denoise", "denoise", "clean")
     _, _, labels, _ = DegradedCrops(crops.crops, Dice(0), deck=deck).batch(9, 64)
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
+
+
+def test_processes_degrade_pictures_of_their_own(photos: Path):
+    crops = DegradedCrops(Crops(find_photos([photos]), torch.device("cpu"), 64, 0), Dice(0))
+
+    def made(seed: int) -> list[torch.Tensor]:
+        return [degraded for degraded, *_ in islice(crops.batches(3, 32, 2, workers=2, seed=seed), 4)]
+
+    first = made(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, made(1), strict=True))
+    others = [*first, *made(2)]
+    assert not any(torch.equal(a, b) for a, b in combinations(others, 2))
 
 
 def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(photos: Path):
@@ -202,7 +216,7 @@ def test_pairs_are_drawn_for_the_crops_that_fit_into_them(tmp_path: Path):
         (tmp_path / kind).mkdir()
         for name, side, grey in (("small.png", 40, 50), ("large.png", 80, 200)):
             Image.new("RGB", (side, 80), (grey, grey, grey)).save(tmp_path / kind / name)
-    real, dice = Pairs(tmp_path, torch.device("cpu"), 64), Dice(0)
+    real, dice = Pairs(tmp_path, 64), Dice(0)
 
     def greys(size: int) -> set[int]:
         return {round(float(real.crop(size, dice)[0].mean()) * 255) for _ in range(20)}
@@ -210,7 +224,7 @@ def test_pairs_are_drawn_for_the_crops_that_fit_into_them(tmp_path: Path):
     assert greys(32) == {50, 200}
     assert greys(64) == {200}
     with pytest.raises(UsageError, match="at least 96"):
-        Pairs(tmp_path, torch.device("cpu"), 96)
+        Pairs(tmp_path, 96)
 
 
 @pytest.mark.parametrize("text", ["lowlight", "haze=x", "=x"])
@@ -228,7 +242,7 @@ def test_a_mean_needs_a_start(llicm: Llicm, photos: Path, tmp_path: Path):
 
 def test_pairs_of_one_task_are_named_once(pairs: Path):
     with pytest.raises(UsageError, match="derain"):
-        parse_pairs([f"{task}={pairs}" for task in ("lowlight", "derain", "derain")], torch.device("cpu"), 32)
+        parse_pairs([f"{task}={pairs}" for task in ("lowlight", "derain", "derain")], 32)
 
 
 def test_the_start_of_a_guide_depends_on_the_seed():

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import nn
 
 from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError, OutputError, UsageError
+from llicm_cli.models.blocks import Block
 from llicm_cli.models.codec import PATCH, Codec
 from llicm_cli.models.distortion import distortion
 from llicm_cli.models.entropy import SCALE_LEVELS, scale_of
@@ -36,7 +38,7 @@ from llicm_cli.training.codec import (
     weights_file,
 )
 from llicm_cli.training.data import Crops, find_photos
-from llicm_cli.training.loop import Budget, Options, Run, learning_rate_factor, optimisers, take_over
+from llicm_cli.training.loop import Budget, Muon, Options, Run, learning_rate_factor, optimisers, take_over
 from llicm_cli.training.restorer import ClassWeights
 
 Llicm = Callable[..., Result]
@@ -60,23 +62,26 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick_options(checkpoint: Path, report: Callable[[str], None] = print) -> Options:
     return Options(
         budget=Budget(steps=4), device=torch.device("cpu"), checkpoint=checkpoint, resume=False, seed=0,
-        batch=1, muon_rate=0.01, adam_rate=0.01, ema_decay=0.9, save_every=9, report=report,
+        batch=1, muon_rate=0.01, adam_rate=0.01, ema_decay=0.9, save_every=9, workers=0, report=report,
         tick=lambda done, words: None,
     )  # fmt: skip
 
 
 def quick_run(
-    checkpoint: Path, loss: Callable[[torch.nn.Linear], torch.Tensor], report: Callable[[str], None] = print
+    checkpoint: Path,
+    loss: Callable[[torch.nn.Linear], torch.Tensor],
+    report: Callable[[str], None] = print,
+    bias: bool = False,
 ) -> Run:
     """Four steps of a very small model."""
     torch.manual_seed(0)
     options = quick_options(checkpoint, report)
-    model = torch.nn.Linear(2, 2, bias=False)
+    model = torch.nn.Linear(2, 2, bias=bias)
 
-    def named(model: torch.nn.Module, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def named(model: torch.nn.Module, progress: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert isinstance(model, torch.nn.Linear)
         value = loss(model)
-        return value, {"again": float(value.detach())}
+        return value, {"again": value.detach()}
 
     return Run(model, options, named, lambda model: {})
 
@@ -109,9 +114,18 @@ def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path):
 def test_one_overflow_costs_one_step(tmp_path: Path):
     losses = iter([1.0, math.nan, 1.0, 1.0])
     said: list[str] = []
-    run = quick_run(tmp_path / "x.pt", lambda model: model.weight.sum() * next(losses), said.append)
+    weights: list[torch.Tensor] = []
+
+    def loss(model: torch.nn.Linear) -> torch.Tensor:
+        weights.append(model.weight.detach().clone())
+        return (model.weight.sum() + model.bias.sum()) * next(losses)
+
+    run = quick_run(tmp_path / "x.pt", loss, said.append, bias=True)
     run.to_the_end()
-    assert run.model.weight.isfinite().all() and run.model.weight.abs().sum() > 0
+    moved = [not torch.equal(a, b) for a, b in pairwise(weights)]
+    assert (
+        moved == [True, False, True] and run.model.weight.isfinite().all() and run.model.bias.isfinite().all()
+    )
     assert run.step == 4 and "nan" not in said[-1]
 
 
@@ -131,6 +145,36 @@ def test_muon_takes_kernels_of_dense_convolutions_as_matrices(tmp_path: Path):
     assert stretch.min() > 0.5 * stretch.max() > 0
     adam.step()
     assert not torch.equal(layers[0].weight, before[0]) and not torch.equal(layers[2].weight, before[2])
+
+
+def test_kernels_of_one_size_step_as_they_would_alone(tmp_path: Path):
+    torch.manual_seed(0)
+    kernels = [nn.Parameter(torch.randn(*size)) for size in ((8, 4), (4, 8), (8, 4), (8, 4), (4, 2, 3, 3))]
+    alone = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in kernels]
+    ours, theirs = Muon(kernels, lr=0.1), torch.optim.Muon(alone, lr=0.1, weight_decay=0.0)
+    for missing in (2, None, 0):
+        for i, (kernel, same) in enumerate(zip(kernels, alone, strict=True)):
+            kernel.grad = None if i == missing else torch.randn_like(kernel)
+            same.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        ours.step()
+        theirs.step()
+    for kernel, same in zip(kernels, alone, strict=True):
+        torch.testing.assert_close(kernel.flatten(1), same, rtol=0, atol=1e-6)
+
+
+def test_compiled_blocks_compute_the_same():
+    torch.manual_seed(0)
+    block, x = Block(8), torch.randn(2, 8, 5, 7)
+    for parameter in block.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+
+    def run(forward: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        y = forward(x)
+        return [y, *torch.autograd.grad(y.square().sum(), list(block.parameters()))]
+
+    with_convolutions, with_products = run(block), run(torch.compile(block, backend="eager"))
+    for a, b in zip(with_convolutions, with_products, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_one_overflow_does_not_spoil_the_weights_of_the_classes():

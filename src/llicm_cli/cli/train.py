@@ -35,6 +35,9 @@ Batch = Annotated[int, typer.Option(min=1, help="Crops a step (fewer where crops
 MuonRate = Annotated[float, typer.Option(min=0, help="Learning rate of dense kernels (Muon).")]
 AdamRate = Annotated[float, typer.Option(min=0, help="Learning rate of all else (AdamW).")]
 EmaDecay = Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights.")]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that degrade pictures; on a GPU, as many as there are cores.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32, help="Seed of weights, crops, rates and degradations.")]
 RealPairs = Annotated[
     list[str] | None,
@@ -53,7 +56,7 @@ GuideFile = Annotated[
 def _options(
     stage: str, output: Path, steps: int | None, minutes: float | None, device: str, checkpoint: Path,
     resume: bool, save_every: float, batch: int, muon_rate: float, adam_rate: float, ema_decay: float,
-    seed: int,
+    seed: int, workers: int = 0,
 ) -> Iterator[Options]:  # fmt: skip
     """Check what every stage takes, and give it a progress bar."""
     import torch
@@ -80,7 +83,7 @@ def _options(
         yield Options(
             budget=budget, device=place, checkpoint=checkpoint,
             resume=resume, seed=seed, batch=batch, muon_rate=muon_rate, adam_rate=adam_rate,
-            ema_decay=ema_decay, save_every=save_every, report=console.say, tick=tick,
+            ema_decay=ema_decay, save_every=save_every, workers=workers, report=console.say, tick=tick,
         )  # fmt: skip
 
 
@@ -202,7 +205,7 @@ def guide(
         from llicm_cli.training.guide import CROPS, train_guide
 
         photos = split(find_photos(data))
-        real = parse_pairs(pairs or [], options.device, max(CROPS))
+        real = parse_pairs(pairs or [], max(CROPS))
         if start_from:
             model = copy.deepcopy(load_guide(start_from))
             known = card.read(start_from)
@@ -236,6 +239,7 @@ def restorer(
     adam_rate: AdamRate = 1e-3,
     ema_decay: EmaDecay = 0.998,
     seed: Seed = 0,
+    workers: Workers = 0,
     start_from: StartFrom = None,
     mean_with: Annotated[
         list[Path] | None, typer.Option(help="Go on from the mean of --start-from and this head; repeatable.")
@@ -250,7 +254,7 @@ def restorer(
     if mean_with and not start_from:
         raise UsageError("--mean-with goes with --start-from")
     with _options("restorer", output, steps, minutes, device, checkpoint, resume, save_every, batch,
-                  muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
+                  muon_rate, adam_rate, ema_decay, seed, workers) as options:  # fmt: skip
         import torch
 
         from llicm_cli.models.restorer import Restorer, RestorerConfig
@@ -261,7 +265,7 @@ def restorer(
         from llicm_cli.training.restorer import CROPS, train_restorer
 
         photos = split(find_photos(data))
-        real = parse_pairs(pairs or [], options.device, CROPS[-1][1])
+        real = parse_pairs(pairs or [], CROPS[-1][1])
         eyes = load_guide(guide)
         torch.manual_seed(seed)
         model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.id))
@@ -306,6 +310,7 @@ def joint(
     adam_rate: AdamRate = 5e-4,
     ema_decay: EmaDecay = 0.998,
     seed: Seed = 0,
+    workers: Workers = 0,
     codec: CodecFile = None,
     guide: GuideFile = None,
     restorer: Annotated[
@@ -320,7 +325,7 @@ def joint(
     if delta is not None and perceptual is None:
         raise UsageError("--delta goes with --perceptual")
     with _options("joint", output, steps, minutes, device, checkpoint, resume, save_every, batch,
-                  muon_rate, adam_rate, ema_decay, seed) as options:  # fmt: skip
+                  muon_rate, adam_rate, ema_decay, seed, workers) as options:  # fmt: skip
         from llicm_cli.models.perceptual import SqueezeNetDistance
         from llicm_cli.models.weights import check_pair, folder, load_codec, load_guide, load_restorer
         from llicm_cli.training.codec import load_trained, weights_file
@@ -330,7 +335,7 @@ def joint(
 
         codec = codec or folder() / "codec.safetensors"
         photos = split(find_photos(data))
-        real = parse_pairs(pairs or [], options.device, CROP)
+        real = parse_pairs(pairs or [], CROP)
         eyes, head = load_guide(guide), load_restorer(restorer)
         check_pair(eyes, head)
         distance = SqueezeNetDistance(perceptual) if perceptual else None

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
-from llicm_cli.models.blocks import Block, Down, Pointwise, RateTable, Up
+from llicm_cli.models.blocks import Block, Depthwise, Down, Pointwise, RateTable, Up
 from llicm_cli.models.entropy import STEPS, ScalePrior, choose_symbols, gaussian_bits, scale_of, step_masks
 
 PATCH = 16  # pixels a side of one latent position
@@ -193,9 +193,7 @@ class MeanPrior(nn.Module):
         self.first = Pointwise(c.prior, c.latent)
         self.from_hyper = nn.ModuleList(Pointwise(c.prior, c.context) for _ in range(STEPS - 1))
         self.from_known = nn.ModuleList(Pointwise(c.latent, c.context, bias=False) for _ in range(STEPS - 1))
-        self.spread = nn.ModuleList(
-            nn.Conv2d(c.context, c.context, 3, padding=1, groups=c.context) for _ in range(STEPS - 1)
-        )
+        self.spread = nn.ModuleList(Depthwise(c.context) for _ in range(STEPS - 1))
         self.mix = nn.ModuleList(Pointwise(c.context, c.context) for _ in range(STEPS - 1))
         self.leave = nn.ModuleList(Pointwise(c.context, c.latent, zero=True) for _ in range(STEPS - 1))
 

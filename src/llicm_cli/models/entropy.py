@@ -37,10 +37,9 @@ def step_masks(channels: int, height: int, width: int, device: torch.device | No
     Within each 2x2 cell the order is: upper left, lower right, upper right, lower left for the first
     channel group (channel % 4 == 0), and rotated by one step for each following group.
     """
-    order = torch.tensor([[0, 2], [3, 1]], device=device)
     rows = torch.arange(height, device=device)[:, None] % 2
     columns = torch.arange(width, device=device)[None, :] % 2
-    place = order[rows, columns]
+    place = (3 * rows + 2 * columns) % STEPS
     group = torch.arange(channels, device=device) % STEPS
     turn = (place[None] + group[:, None, None]) % STEPS
     return torch.stack([turn == i for i in range(STEPS)])

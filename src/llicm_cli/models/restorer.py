@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llicm_cli.models.blocks import Down, Pointwise, Up
+from llicm_cli.models.blocks import Depthwise, Down, Pointwise, Up
 
 STRIDE = 16  # height and width must be multiples of this
 REACH = 160  # pixels; nothing farther away than this from a 16x16 block influences it
@@ -53,8 +53,8 @@ def source(coded: bool, restoring: bool, t: Tensor) -> Tensor:
         restoring: the stream was made with objective rpo.
         t: (B,) rate positions, 0 for pictures that were not coded.
     """
-    flags = t.new_tensor([float(coded), float(coded and restoring)]).expand(len(t), 2)
-    return torch.cat((flags, t[:, None] * coded), 1)
+    flags = torch.full_like(t, coded), torch.full_like(t, coded and restoring)
+    return torch.stack((*flags, t * coded), 1)
 
 
 def tones(x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class ConditionedBlock(nn.Module):
         super().__init__()
         self.film_space = Film(width, condition)
         self.enter = Pointwise(width, width)
-        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.depthwise = Depthwise(width)
         self.leave = Pointwise(width, width, zero=True)
         self.film_mix = Film(width, condition)
         self.expand = Pointwise(width, 2 * width)

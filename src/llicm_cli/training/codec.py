@@ -104,8 +104,8 @@ def start_from_principal_components(codec: Codec, x: Tensor) -> None:
 
 def stratified_positions(count: int, device: torch.device) -> Tensor:
     """(count,) rate positions, one in each of ``count`` equal parts of 0..1, in random order."""
-    parts = torch.randperm(count) + torch.rand(count)
-    return (parts / count).to(device)
+    parts = torch.randperm(count, device=device) + torch.rand(count, device=device)
+    return parts / count
 
 
 @torch.no_grad()
@@ -211,8 +211,8 @@ def train_codec(
         start_from_principal_components(model.codec, crops.batch(256, CROP_LAST))
     seen = Crops(validation, device, VALIDATION_CROP, seed=0).batch(VALIDATION_PHOTOS, VALIDATION_CROP)
 
-    def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
-        size = CROP_FIRST if progress < 2 / 3 else CROP_LAST
+    def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
@@ -221,7 +221,7 @@ def train_codec(
         weight = Codec.lambda_at(t) * 255**2
         total = ((bpp + weight * distortion(x_hat, x)) / weight.sqrt()).mean()
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()
-        return total, {"bpp": float(bpp.detach().mean()), "psnr": float(psnr)}
+        return total, {"bpp": bpp.detach().mean(), "psnr": psnr}
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         figures = {}
@@ -234,8 +234,13 @@ def train_codec(
             figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())
         return figures
 
+    compiled = device.type == "cuda"  # for one size of crops: a minute for each
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
+    if compiled:
+        # MS-SSIM subtracts squares of nearly equal size.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        model.codec.compile(dynamic=False)
     torch.manual_seed(options.seed + run.step)  # a resumed run draws new crops and rates
     crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     return [p for p in paths if p not in held_out], sorted(held_out)
 
 
+def _read_twice(path: Path) -> list[Tensor]:
+    """A photo as it is and at half size, both uint8 (3, H, W); raises InputError where it is none."""
+    try:
+        picture = read_image(path.read_bytes())[0].convert("RGB")
+    except (InputError, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+    copies = picture, picture.reduce(2)
+    return [torch.from_numpy(np.array(copy)).permute(2, 0, 1).contiguous() for copy in copies]
+
+
 class Crops:
     """Random square crops of photos held in memory as uint8 on one device.
 
@@ -55,14 +66,9 @@ class Crops:
     def __init__(self, paths: list[Path], device: torch.device, largest: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.photos: list[Tensor] = []
-        for path in paths:
-            try:
-                picture = read_image(path.read_bytes())[0].convert("RGB")
-            except (InputError, OSError) as error:
-                raise InputError(f"{path}: {error}") from error
-            for copy in (picture, picture.reduce(2)):
-                pixels = torch.from_numpy(np.array(copy)).permute(2, 0, 1)
-                self.photos.append(pixels.contiguous().to(device))
+        with ThreadPoolExecutor() as pool:
+            for copies in pool.map(_read_twice, paths):
+                self.photos += [pixels.to(device) for pixels in copies]
         self.sides = np.array([p.shape[1:] for p in self.photos], dtype=np.float64).reshape(-1, 2)
         if not (self.sides.min(1) >= largest).any():
             raise UsageError(f"no photo is at least {largest} pixels a side")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from llicm_cli.degrade import Dice, degrade
 from llicm_cli.errors import InputError, UsageError
@@ -17,6 +18,7 @@ from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.data import Crops, find_photos
 
 REAL_SHARE = 0.85  # of the samples of a task that has real pairs
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # as of ``DegradedCrops.batch``
 RENDERED_SHARE = 0.5  # of the photographs, which are shown as another camera would
 
 
@@ -25,7 +27,6 @@ class Pairs:
 
     Args:
         folder: of both.
-        device: where the pictures live and the crops are made.
         largest: the largest crop that will be asked for, pixels a side.
 
     Raises:
@@ -33,7 +34,7 @@ class Pairs:
         UsageError: no pair is large enough for the largest crop.
     """
 
-    def __init__(self, folder: Path, device: torch.device, largest: int) -> None:
+    def __init__(self, folder: Path, largest: int) -> None:
         self.pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         for path in find_photos([folder / "input"]):
             try:
@@ -45,7 +46,7 @@ class Pairs:
             if pair[0].size != pair[1].size:
                 raise InputError(f"{path}: input and ground truth differ in size")
             a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous() for p in pair)
-            self.pictures.append((a.to(device), b.to(device), tones(a[None])[0].to(device)))
+            self.pictures.append((a, b, tones(a[None])[0]))
         if not self._large_enough(largest):
             raise UsageError(f"no pair in {folder} is at least {largest} pixels a side")
 
@@ -65,7 +66,7 @@ class Pairs:
         return cut[0], cut[1], whole
 
 
-def parse_pairs(texts: Sequence[str], device: torch.device, largest: int) -> dict[str, Pairs]:
+def parse_pairs(texts: Sequence[str], largest: int) -> dict[str, Pairs]:
     """``TASK=FOLDER`` arguments -> the pairs of each task."""
     pairs = {}
     for text in texts:
@@ -74,19 +75,19 @@ def parse_pairs(texts: Sequence[str], device: torch.device, largest: int) -> dic
             raise UsageError(f"{text!r} is not of the form TASK=FOLDER, TASK one of {', '.join(TASKS)}")
         if task in pairs:
             raise UsageError(f"pairs for {task} are named twice")
-        pairs[task] = Pairs(Path(folder), device, largest)
+        pairs[task] = Pairs(Path(folder), largest)
     return pairs
 
 
-def held_out_batch(
-    photos: list[Path], device: torch.device, each: int, size: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def held_out_batch(photos: list[Path], device: torch.device, each: int, size: int) -> Batch:
     """``DegradedCrops.batch`` of ``each`` crops a class, the same at every call."""
-    return DegradedCrops(Crops(photos, device, size, 0), Dice(0, device)).batch(each * len(CLASSES), size)
+    dice = Dice(0)
+    batch = DegradedCrops(Crops(photos, dice.device, size, 0), dice).batch(each * len(CLASSES), size)
+    return tuple(part.to(device) for part in batch)  # type: ignore[return-value]
 
 
 class DegradedCrops:
-    """Random crops with a random degradation each.
+    """Random crops with a random degradation each, all on the CPU.
 
     Args:
         crops: where clean crops come from.
@@ -114,7 +115,18 @@ class DegradedCrops:
         self.dice.numbers = np.random.default_rng(seed)
         self.dice.fields.manual_seed(seed)
 
-    def batch(self, count: int, size: int, around: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batches(self, count: int, size: int, around: int, workers: int, seed: int) -> Iterator[Batch]:
+        """Batches without end; with ``workers``, made by so many processes, each with draws of its own, and
+        in memory that a GPU reads by itself."""
+        if not workers:
+            while True:
+                yield self.batch(count, size, around)
+        dataset = _Batches(self, count, size, around, seed)
+        yield from DataLoader(
+            dataset, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+        )
+
+    def batch(self, count: int, size: int, around: int = 1) -> Batch:
         """Degraded and clean crops, and what there is to say of them.
 
         Args:
@@ -142,4 +154,18 @@ class DegradedCrops:
                 wrong = degrade(whole[i], task, self.dice)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]
-        return degraded, clean, labels.to(clean.device), seen
+        return degraded, clean, labels, seen
+
+
+class _Batches(IterableDataset[Batch]):
+    """What one process of ``DegradedCrops.batches`` makes."""
+
+    def __init__(self, degraded: DegradedCrops, count: int, size: int, around: int, seed: int) -> None:
+        self.degraded, self.sizes, self.seed = degraded, (count, size, around), seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        assert worker is not None
+        self.degraded.draw_anew(self.seed + 2**33 * (1 + worker.id))  # seeds of users end before
+        while True:
+            yield self.degraded.batch(*self.sizes)

@@ -98,10 +98,9 @@ def train_guide(
     """
     device = options.device
     torch.manual_seed(options.seed)
-    clean_crops = Crops(train, device, max(CROPS), options.seed)
-    degraded = DegradedCrops(
-        clean_crops, Dice(options.seed, device), pairs, render=lambda x, task, dice: rendering(x, dice)
-    )
+    dice = Dice(options.seed)
+    clean_crops = Crops(train, dice.device, max(CROPS), options.seed)
+    degraded = DegradedCrops(clean_crops, dice, pairs, render=lambda x, task, dice: rendering(x, dice))
     seen, _, truth, _ = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     codec = codec.to(device).eval()
     low = Codec.position(torch.full((len(seen),), VALIDATION_LAMBDA, device=device))
@@ -111,12 +110,13 @@ def train_guide(
 
     def batch() -> tuple[Tensor, Tensor, Tensor]:
         size = int(clean_crops.rng.choice(CROPS, p=SHARES))
-        x, clean, labels, _ = degraded.batch(max(2, options.batch * CROP**2 // size**2), size)
+        made = degraded.batch(max(2, options.batch * CROP**2 // size**2), size)
+        x, clean, labels, _ = (part.to(device) for part in made)
         half = len(x) // 2
         x[:half] = through_codec(codec, x[:half], torch.rand(half, device=device), rpo=False)
         return views(x, guide.size, GRID), views(clean, guide.size, GRID), labels
 
-    def tower_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
+    def tower_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, Guide)
         x, _, labels = batch()
         phrases, owner = model.phrases()
@@ -126,9 +126,9 @@ def train_guide(
         shown = _contrast(seen[:, 0], seen[:, 1])
         apart = F.cross_entropy(phrases @ class_means(phrases, owner).T / TEMPERATURE, owner)
         figures = {"text": told, "content": shown, "texts apart": apart}
-        return told + 0.2 * shown + apart, {k: float(v.detach()) for k, v in figures.items()}
+        return told + 0.2 * shown + apart, {k: v.detach() for k, v in figures.items()}
 
-    def controller_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
+    def controller_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, Guide)
         x, clean, labels = batch()
         with torch.autocast(device.type, torch.bfloat16):
@@ -140,7 +140,7 @@ def train_guide(
         shown = _contrast(_pooled(guidance.content), _pooled(target))
         apart = 1 - (guidance.content * target).sum(-1).mean()
         figures = {"text": told, "content": shown, "distance": apart}
-        return told + 0.5 * shown + apart, {k: float(v.detach()) for k, v in figures.items()}
+        return told + 0.5 * shown + apart, {k: v.detach() for k, v in figures.items()}
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Guide)

@@ -85,8 +85,8 @@ def train_joint(
     """
     device = options.device
     torch.manual_seed(options.seed)
-    dice = Dice(options.seed, device)
-    degraded = DegradedCrops(Crops(train, device, AROUND * CROP, options.seed), dice, pairs, DECK)
+    dice = Dice(options.seed)
+    degraded = DegradedCrops(Crops(train, dice.device, AROUND * CROP, options.seed), dice, pairs, DECK)
     guide, head = guide.to(device).eval(), head.to(device).eval()
     if distance is not None:
         distance = distance.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -96,8 +96,9 @@ def train_joint(
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         to_code = prompter.estimate(head, seen, truth, seen_tones)
 
-    def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, float]]:
-        x, clean, labels, tone = degraded.batch(options.batch, CROP, AROUND)
+    def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, Tensor]]:
+        x, clean, labels, tone = next(batches)
+        x, clean, tone = (part.to(device, non_blocking=True) for part in (x, clean, tone))
         t = stratified_positions(len(x), device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
@@ -110,12 +111,12 @@ def train_joint(
         error = weights.alpha * distortion(x_hat, given) + weights.gamma * distortion(restored, given)
         price = Codec.lambda_at(t) * 255**2
         total = ((weights.beta * bpp + price * error) / price.sqrt()).mean()
-        figures = {"bpp": float(bpp.detach().mean()), "psnr": _psnr(restored, clean)}
+        figures = {"bpp": bpp.detach().mean(), "psnr": _psnr(restored, clean)}
         if distance is not None:
             with torch.autocast(device.type, torch.bfloat16):
                 apart = distance(restored.clamp(0, 1), clean).mean()
             total = total + weights.delta * apart
-            figures["distance"] = float(apart.detach())
+            figures["distance"] = apart.detach()
         return total, figures
 
     def evaluate(model: nn.Module) -> dict[str, float]:
@@ -129,7 +130,7 @@ def train_joint(
                 content = guide(x_hat, GRID).content
                 restored = head(x_hat, prompter.named[truth], content, source(True, True, t), tones(x_hat))
             figures[f"bpp at {lmbda:g}"] = float(bpp[wrong].mean())
-            figures[f"psnr at {lmbda:g}"] = _psnr(restored[wrong], wanted[wrong])
+            figures[f"psnr at {lmbda:g}"] = float(_psnr(restored[wrong], wanted[wrong]))
             if distance is not None:
                 apart = distance(restored.float().clamp(0, 1)[wrong], wanted[wrong])
                 figures[f"distance at {lmbda:g}"] = float(apart.mean())
@@ -139,11 +140,12 @@ def train_joint(
     train_only(coder, coder.codec.rpo_parameters())
     run = Run(coder, options, loss, evaluate)
     degraded.draw_anew(options.seed + run.step)
+    batches = degraded.batches(options.batch, CROP, AROUND, options.workers, options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, TrainedCodec)
     return trained, run
 
 
-def _psnr(a: Tensor, b: Tensor) -> float:
+def _psnr(a: Tensor, b: Tensor) -> Tensor:
     """Mean PSNR in dB of pictures (B, 3, H, W)."""
-    return float(decibels((a.float().clamp(0, 1) - b).square().mean((1, 2, 3))).mean())
+    return decibels((a.float().clamp(0, 1) - b).square().mean((1, 2, 3))).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -18,12 +17,14 @@ from llicm_cli.errors import InputError, OutputError, UsageError
 from llicm_cli.models.blocks import Pointwise
 
 WARM_UP_STEPS = 100
+SMOOTHED = 0.1  # share of every look in the figures of the log
+LOOK_EVERY = 8  # steps between looks at the loss: a GPU is waited for no more often
 RGB_CHANNELS = 3
 BLOCK = re.compile(r"((fine|middle|coarse)(_in|_out)?|post_filter\.body)\.\d")  # names of residual blocks
 
 
-Loss = Callable[[nn.Module, float], tuple[Tensor, dict[str, float]]]
-"""Given the model and the done share (0..1), returns (loss, figures for the log)."""
+Loss = Callable[[nn.Module, float], tuple[Tensor, dict[str, Tensor]]]
+"""Given the model and the done share (0..1), returns (loss, figures for the log), all of them scalars."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Options:
     adam_rate: float
     ema_decay: float
     save_every: float  # minutes
+    workers: int  # processes that make degraded pictures; 0: the training process does
     report: Callable[[str], None]
     tick: Callable[[float, str], None]
 
@@ -114,20 +116,62 @@ def _is_dense(layer: nn.Module) -> bool:
     return isinstance(layer, Pointwise | nn.Linear)
 
 
-def _muon(kernels: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """Muon (Jordan et al., 2024). It takes matrices: the kernel (out, in, rows, columns) of a convolution is
-    given to it as (out, in * rows * columns), in the same memory."""
-    for kernel in kernels:
-        kernel.data = kernel.data.contiguous()
-    matrices = [nn.Parameter(kernel.detach().view(len(kernel), -1)) for kernel in kernels]
-    optimiser = torch.optim.Muon(matrices, lr=rate, weight_decay=0.0)
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al., 2024): Nesterov momentum, made orthogonal by five Newton-Schulz steps.
 
-    def hand_over(*_: Any) -> None:
-        for kernel, matrix in zip(kernels, matrices, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
+    ``torch.optim.Muon`` with ``weight_decay=0``, to the bit, but kernels of one size go through those steps
+    together: on a GPU hundreds of small products cost more time to start than to do. A kernel (out, in, rows,
+    columns) of a convolution counts as the matrix (out, in * rows * columns).
 
-    optimiser.register_step_pre_hook(hand_over)
-    return optimiser
+    As in torch's fused optimisers, nothing moves in a step for which the attribute ``found_inf`` is not zero,
+    a tensor, so that no GPU has to be waited for.
+    """
+
+    MOMENTUM = 0.95
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+    STEPS = 5
+    FLOOR = 1e-7
+
+    def __init__(self, kernels: list[nn.Parameter], lr: float) -> None:
+        super().__init__(kernels, {"lr": lr})
+        self.found_inf = torch.zeros(())
+        self.sizes: dict[torch.Size, list[nn.Parameter]] = {}
+        for kernel in kernels:
+            self.sizes.setdefault(kernel.shape, []).append(kernel)
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """One step; kernels without a gradient stay as they are."""
+        rate = self.param_groups[0]["lr"]
+        for kernels in self.sizes.values():
+            moved = [(kernel, kernel.grad) for kernel in kernels if kernel.grad is not None]
+            if not moved:
+                continue
+            for kernel, _ in moved:  # the name, and the shape of older runs, are those of torch.optim.Muon
+                if "momentum_buffer" not in self.state[kernel]:
+                    self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
+            momenta = [self.state[kernel]["momentum_buffer"].view_as(kernel) for kernel, _ in moved]
+            before, gradient = torch.stack(momenta), torch.stack([gradient for _, gradient in moved])
+            usable = self.found_inf == 0
+            gradient = torch.where(usable, gradient, before)
+            momentum = before.lerp(gradient, 1 - self.MOMENTUM)
+            torch._foreach_copy_(momenta, list(momentum.unbind()))
+            update = self._orthogonal(gradient.lerp(momentum, self.MOMENTUM).flatten(2)) * usable
+            height, width = update.shape[1:]
+            scale = max(1, height / width) ** 0.5
+            changes = list(update.view_as(gradient).unbind())
+            torch._foreach_add_([kernel.detach() for kernel, _ in moved], changes, alpha=-rate * scale)
+
+    def _orthogonal(self, x: Tensor) -> Tensor:
+        """(B, rows, columns) -> the nearest matrices with equal singular values, roughly."""
+        a, b, c = self.COEFFICIENTS
+        tall = x.shape[1] > x.shape[2]
+        x = (x.mT if tall else x).bfloat16()
+        x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=self.FLOOR)
+        for _ in range(self.STEPS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return (x.mT if tall else x).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
@@ -138,9 +182,11 @@ def optimisers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     found: list[torch.optim.Optimizer] = []
     if kernels:
-        found.append(_muon(kernels, options.muon_rate))
+        found.append(Muon(kernels, options.muon_rate))
     if rest:
-        found.append(torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99)))
+        found.append(
+            torch.optim.AdamW(rest, lr=options.adam_rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
+        )
     return found
 
 
@@ -182,9 +228,8 @@ class Run:
 
     def _load(self) -> None:
         try:
-            state: dict[str, Any] = torch.load(
-                self.options.checkpoint, map_location=self.options.device, weights_only=True
-            )
+            # On the CPU, where optimisers count their steps; all else is copied to its place.
+            state: dict[str, Any] = torch.load(self.options.checkpoint, "cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -209,20 +254,20 @@ class Run:
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
             raise OutputError(f"{self.options.checkpoint}: {error}") from error
 
-    def _one_step(self, progress: float) -> tuple[float, dict[str, float]]:
+    def _one_step(self, progress: float) -> dict[str, Tensor]:
         factor = learning_rate_factor(self.step, progress)
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             optimiser.param_groups[0]["lr"] = rate * factor
         loss, figures = self.loss(self.model, progress)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if bool(torch.isfinite(norm)):  # a rare overflow costs one step, not the run
-            for optimiser in self.optimisers:
-                optimiser.step()
-            self.average.update_parameters(self.model)
+        for optimiser in self.optimisers:  # a rare overflow costs one step, not the run
+            optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            optimiser.step()
+        self.average.update_parameters(self.model)
         self.model.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss.detach()), figures
+        return {"loss": loss.detach(), **figures}
 
     def to_the_end(self) -> nn.Module:
         """Train until the budget is spent; returns the averaged model."""
@@ -230,13 +275,14 @@ class Run:
         smooth: dict[str, float] = {}
         last = saved = time.monotonic()
         while (progress := options.budget.progress(self.step, self.seconds)) < 1:
-            loss, figures = self._one_step(progress)
+            look = self.step % LOOK_EVERY == 0
+            figures = self._one_step(progress)
+            for name, value in figures.items() if look else ():
+                if bool(value.isfinite()):
+                    smooth[name] = (1 - SMOOTHED) * smooth.get(name, float(value)) + SMOOTHED * float(value)
             now = time.monotonic()
             self.seconds += now - last
             last = now
-            for name, value in {"loss": loss, **figures}.items():
-                if math.isfinite(value):
-                    smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
             words = _words(smooth)
             options.tick(progress, words)
             if now - saved > 60 * options.save_every:

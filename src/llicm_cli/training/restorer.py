@@ -22,6 +22,8 @@ that gain most from more samples come up more often.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -33,7 +35,7 @@ from llicm_cli.models.guide import Guide
 from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
+from llicm_cli.training.degraded import Batch, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.guide import through_codec
 from llicm_cli.training.loop import Options, Run
 
@@ -168,18 +170,24 @@ def train_restorer(
     """
     device = options.device
     torch.manual_seed(options.seed)
-    dice = Dice(options.seed, device)
-    degraded = DegradedCrops(Crops(train, device, LARGEST, options.seed), dice, pairs, DECK, shown)
+    dice = Dice(options.seed)
+    degraded = DegradedCrops(Crops(train, dice.device, LARGEST, options.seed), dice, pairs, DECK, shown)
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     with torch.no_grad():
         seen_guidance = guide(seen, GRID)
 
-    def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, float]]:
-        size = next(side for start, side in reversed(CROPS) if progress >= start)
+    @functools.cache
+    def batches(size: int) -> Iterator[Batch]:
         count = max(4, options.batch * CROP**2 // size**2)
-        x, clean, labels, tone = degraded.batch(count, size, AROUND)
+        return degraded.batches(count, size, AROUND, options.workers, options.seed + run.step)
+
+    def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        size = next(side for start, side in reversed(CROPS) if progress >= start)
+        x, clean, labels, tone = next(batches(size))
+        x, clean, tone, owner = (part.to(device, non_blocking=True) for part in (x, clean, tone, labels))
+        count = len(x)
         t = torch.rand(count, device=device)
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
@@ -195,10 +203,10 @@ def train_restorer(
             restored = model(x, prompt, content, origin, tone)
         each, mse = restoration_loss(restored, clean)
         psnr = decibels(mse)
-        return (importance(each, labels) * each).mean(), {
-            "rpo": float(psnr[:rpo].mean()),
-            "rdo": float(psnr[rpo:coded].mean()),
-            "uncoded": float(psnr[coded:].mean()),
+        return (importance(each, owner) * each).mean(), {
+            "rpo": psnr[:rpo].mean(),
+            "rdo": psnr[rpo:coded].mean(),
+            "uncoded": psnr[coded:].mean(),
         }
 
     def evaluate(model: nn.Module) -> dict[str, float]:
