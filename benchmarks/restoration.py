@@ -75,8 +75,7 @@ def measure(
         for wrong, right in map(pictures.pair, pictures.paths):
             shown = {"input": wrong, "auto": pipeline.enhance(wrong, "auto")}
             for key, passes in PASSES.items():
-                named = wrong if task == CLEAN else pipeline.enhance(wrong, task, passes=passes)
-                shown[key] = named
+                shown[key] = wrong if task == CLEAN else pipeline.enhance(wrong, task, passes=passes)
             rows.append({k: (psnr(picture, right), ssim(picture, right)) for k, picture in shown.items()})
         means = {key: np.mean([row[key] for row in rows], axis=0).round(4).tolist() for key in rows[0]}
         results["sets"][name] = row = {

@@ -2,28 +2,26 @@
 
     python benchmarks/steps.py PHOTOS --device cuda --batch 48 --workers 15
 
-Steps of the codec on crops of 256x256, as they are and compiled; of the head on crops of 128x128; what so
-many processes degrade in a second.
+Steps of the codec on crops of 256x256, on a GPU compiled too; of the head on crops of 128x128; what so many
+processes degrade in a second.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import typer
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from llicm_cli.degrade import Dice
-from llicm_cli.models.codec import Codec, CodecConfig
-from llicm_cli.models.distortion import distortion
+from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.restorer import Restorer, RestorerConfig, source, tones
-from llicm_cli.training.codec import TrainedCodec, stratified_positions
+from llicm_cli.training.codec import TrainedCodec, compile_codec, rate_distortion, stratified_positions
 from llicm_cli.training.data import Crops, find_photos
-from llicm_cli.training.degraded import DegradedCrops
+from llicm_cli.training.degraded import HERE, DegradedCrops
 from llicm_cli.training.loop import Budget, Loss, Options, Run
 from llicm_cli.training.restorer import DECK, restoration_loss, shown
 
@@ -31,93 +29,77 @@ STEPS, WARM_UP = 10, 3
 LINES = 15  # of a profile
 
 
-def measure(name: str, model: nn.Module, loss: Loss, options: Options, ready: Callable[[], None]) -> None:
-    """Print what a step of training takes; ``ready`` is called once the average is made."""
-    device = options.device
+def measure(name: str, model: nn.Module, loss: Loss, options: Options, compiled: bool = False) -> None:
+    """Print what a step of training takes."""
+    on_gpu = options.device.type == "cuda"
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(model, options, loss, lambda model: {})
-    ready()
-    start = time.monotonic()
-    for _ in range(WARM_UP):
-        run._one_step(0.5)
-    wait()
-    warm, start = time.monotonic() - start, time.monotonic()
-    for _ in range(STEPS):
-        run._one_step(0.5)
-    asked = (time.monotonic() - start) / STEPS
-    wait()
-    done = (time.monotonic() - start) / STEPS
-    typer.echo(f"{name}: {1000 * done:.1f} ms a step, told in {1000 * asked:.1f}, first {warm:.1f} s")
-    if device.type == "cuda":
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+    def steps(count: int) -> tuple[float, float]:
+        """Seconds until they were told to the device, and until they were done."""
+        start = time.perf_counter()
+        for _ in range(count):
             run._one_step(0.5)
-            wait()
+        told = time.perf_counter() - start
+        if on_gpu:
+            torch.cuda.synchronize()
+        return told, time.perf_counter() - start
+
+    model = model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = Run(model, options, loss, lambda model: {})
+    if compiled:
+        compile_codec(model.codec)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    _, first = steps(WARM_UP)
+    told, done = (1000 * seconds / STEPS for seconds in steps(STEPS))
+    typer.echo(f"{name}: {done:.1f} ms a step, told in {told:.1f}, the first {WARM_UP} in {first:.1f} s")
+    if on_gpu:
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            steps(1)
         rows = sorted(seen.key_averages(), key=lambda row: -row.self_device_time_total)
-        typer.echo(f"  GPU {sum(r.self_device_time_total for r in rows) / 1000:.1f} ms, of memory "
-              f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")  # fmt: skip
+        busy = sum(row.self_device_time_total for row in rows) / 1000
+        typer.echo(f"  busy {busy:.1f} ms, memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         for row in rows[:LINES]:
-            typer.echo(
-                f"  {row.self_device_time_total / 1000:8.2f} ms {row.count:5d}  {row.key[:110]}", flush=True
-            )
+            typer.echo(f"  {row.self_device_time_total / 1000:8.2f} ms {row.count:5d}  {row.key[:90]}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=9, help="crops of 256x256 a step")
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    device, count = torch.device(arguments.device), arguments.batch
+def main(photos: Path, device: str = "cpu", batch: int = 9, workers: int = 2) -> None:
+    """See the module; BATCH counts crops of 256x256."""
+    place, paths = torch.device(device), find_photos([photos])
+    crops = Crops(paths, place, 256, 0)
     options = Options(
-        budget=Budget(steps=100), device=device, checkpoint=Path("unused.pt"), resume=False, seed=0,
-        batch=count, muon_rate=0.003, adam_rate=0.0006, ema_decay=0.998, save_every=60,
-        workers=arguments.workers, report=typer.echo, tick=lambda done, words: None,
+        budget=Budget(steps=100), device=place, checkpoint=Path("unused.pt"), resume=False, seed=0,
+        batch=batch, muon_rate=0.003, adam_rate=0.0006, ema_decay=0.998, save_every=60, workers=workers,
+        report=typer.echo, tick=lambda done, words: None,
     )  # fmt: skip
-    paths = find_photos([arguments.photos])
-    crops = Crops(paths, device, 256, 0)
 
-    def codec_loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        x, t = crops.batch(count, 256), stratified_positions(count, device)
-        with torch.autocast(device.type, torch.bfloat16):
-            x_hat, bpp = network(x, t, "noisy", rpo=False)
-        weight = Codec.lambda_at(t) * 255**2
-        return ((bpp + weight * distortion(x_hat, x)) / weight.sqrt()).mean(), {}
+    def codec_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        x, t = crops.batch(batch, 256), stratified_positions(batch, place)
+        return rate_distortion(model, x, t, "noisy")[0], {}
 
-    def head_loss(head: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        clean = crops.batch(4 * count, 128)
+    def head_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        clean = crops.batch(4 * batch, 128)
         x = (clean + 0.1 * torch.randn_like(clean)).clamp(0, 1)
-        prompt = torch.randn(len(x), 128, device=device) / 128**0.5
-        nowhere = source(False, False, torch.zeros(len(x), device=device))
-        with torch.autocast(device.type, torch.bfloat16):
-            restored = head(x, prompt, torch.zeros(len(x), 2, 128, device=device), nowhere, tones(x))
+        prompt, nothing = torch.randn(len(x), 128, device=place), torch.zeros(len(x), device=place)
+        told = prompt / 128**0.5, prompt.new_zeros(len(x), 2, 128), source(False, False, nothing), tones(x)
+        with torch.autocast(place.type, torch.bfloat16):
+            restored = model(x, *told)
         return restoration_loss(restored, clean)[0].mean(), {}
 
-    for name, compiled in (("codec", False), ("codec, compiled", True)):
-        model = TrainedCodec(CodecConfig())
-        if device.type == "cuda" or not compiled:
-            ready = (lambda model=model: model.codec.compile(dynamic=False)) if compiled else (lambda: None)
-            measure(name, model, codec_loss, options, ready)
-    measure("head", Restorer(RestorerConfig()), head_loss, options, lambda: None)
+    measure("codec", TrainedCodec(CodecConfig()), codec_loss, options)
+    if place.type == "cuda":
+        measure("codec, compiled", TrainedCodec(CodecConfig()), codec_loss, options, compiled=True)
+    measure("head", Restorer(RestorerConfig()), head_loss, options)
 
-    dice = Dice(0)
-    degraded = DegradedCrops(Crops(paths, dice.device, 256, 0), dice, deck=DECK, render=shown)
-    made = degraded.batches(16, 128, 2, arguments.workers, 0)
-    for _ in range(4 * arguments.workers):
+    degraded = DegradedCrops(Crops(paths, HERE, 256, 0), Dice(0), deck=DECK, render=shown)
+    made = degraded.batches(16, 128, 2, workers, seed=0)
+    for _ in range(4 * workers):
         next(made)  # so many are made ahead
-    start = time.monotonic()
-    for _ in range(8 * arguments.workers):
+    count, start = 8 * workers, time.perf_counter()
+    for _ in range(count):
         next(made)
-    speed = 8 * arguments.workers * 16 / (time.monotonic() - start)
-    typer.echo(f"{arguments.workers} processes degrade {speed:.0f} crops of 128x128 a second")
+    speed = 16 * count / (time.perf_counter() - start)
+    typer.echo(f"{workers} processes degrade {speed:.0f} crops of 128x128 a second")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -173,7 +173,9 @@ def test_auto_takes_as_much_of_a_restoration_as_the_guide_is_sure(
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_helps_alone_and_after_a_stream(crop: Image.Image, task: str):
     degraded = llicm_cli.pipeline.degrade(crop, task, seed=4)
-    alone, coded = (0.1, -0.5) if task in ("deblur", "dejpeg") else (3, 2.5)  # dB; little is won on these two
+    little = 0.1, -0.5
+    won = {"deblur": little, "dejpeg": little, "deraindrop": (3, 2.5)}
+    alone, coded = won.get(task, (3, 3))  # dB
     assert psnr(llicm_cli.enhance(degraded, task), crop) > psnr(degraded, crop) + alone
     stream = llicm_cli.encode(degraded, 0.02)
     assert psnr(llicm_cli.decode(stream, task), crop) > psnr(llicm_cli.decode(stream), crop) + coded

@@ -1,7 +1,7 @@
 """Ten synthetic degradations of clean photographs, for training and for benchmarks.
 
 Every function takes and returns a picture as a tensor (3, H, W) of sRGB values in 0..1, draws its
-strength from ``Dice``, and works on the device of its input. Sizes are in pixels of the picture as it
+strength from ``Dice``, and works on the CPU. Sizes are in pixels of the picture as it
 is, so a crop looks like a part of a whole picture.
 """
 
@@ -24,15 +24,14 @@ GAMMA = 2.2
 
 
 class Dice:
-    """Seeded randomness: numbers from NumPy, fields from torch on the device of the picture.
+    """Seeded randomness: numbers from NumPy, fields from torch.
 
-    The same seed gives the same picture on the same kind of device.
+    The same seed gives the same picture on the same kind of machine.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int) -> None:
         self.numbers = np.random.default_rng(seed)
-        self.fields = torch.Generator(device).manual_seed(seed)
-        self.device = torch.device(device)
+        self.fields = torch.Generator().manual_seed(seed)
 
     def between(self, low: float, high: float) -> float:
         return float(self.numbers.uniform(low, high))
@@ -48,10 +47,10 @@ class Dice:
         return bool(self.numbers.random() < share)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.fields, device=self.device)
+        return torch.randn(shape, generator=self.fields)
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.fields, device=self.device)
+        return torch.rand(shape, generator=self.fields)
 
 
 def smooth_field(dice: Dice, height: int, width: int, cell: float) -> Tensor:
@@ -76,16 +75,16 @@ def _convolve_inside(padded: Tensor, kernel: Tensor) -> Tensor:
     return torch.fft.irfft2(product, s=size)[:, 2 * reach :, 2 * reach :]
 
 
-def _grid(reach: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _grid(reach: int) -> tuple[Tensor, Tensor]:
     """Row and column offsets of a kernel of 2 * reach + 1 pixels a side."""
-    line = torch.arange(-reach, reach + 1, device=device, dtype=torch.float32)
+    line = torch.arange(-reach, reach + 1, dtype=torch.float32)
     return line[:, None], line[None, :]
 
 
-def line_kernel(length: float, angle: float, width: float, device: torch.device) -> Tensor:
+def line_kernel(length: float, angle: float, width: float) -> Tensor:
     """A soft line through the centre; angle in radians from the vertical; its largest value is 1."""
     reach = max(1, math.ceil(length / 2 + width))
-    rows, columns = _grid(reach, device)
+    rows, columns = _grid(reach)
     along = rows * math.cos(angle) + columns * math.sin(angle)
     across = columns * math.cos(angle) - rows * math.sin(angle)
     taper = (length / 2 + 0.5 - along.abs()).clamp(0, 1) * (1 - 0.5 * (2 * along / length).square()).clamp(
@@ -94,9 +93,9 @@ def line_kernel(length: float, angle: float, width: float, device: torch.device)
     return taper * torch.exp(-0.5 * (across / (0.5 * width)).square())
 
 
-def disc_kernel(radius: float, device: torch.device) -> Tensor:
+def disc_kernel(radius: float) -> Tensor:
     """A soft disc; its largest value is 1."""
-    rows, columns = _grid(math.ceil(radius), device)
+    rows, columns = _grid(math.ceil(radius))
     return (radius + 0.5 - (rows.square() + columns.square()).sqrt()).clamp(0, 1)
 
 
@@ -106,7 +105,7 @@ def _jpeg(x: Tensor, quality: int, subsampling: int) -> Tensor:
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
     file.seek(0)
     coded = torch.from_numpy(np.array(JpegImageFile(file)))  # Image.open would refuse large ones
-    return coded.to(x.device).permute(2, 0, 1).float() / 255
+    return coded.permute(2, 0, 1).float() / 255
 
 
 def jpeg(x: Tensor, dice: Dice) -> Tensor:
@@ -119,16 +118,16 @@ def _sensor_noise(light: Tensor, dice: Dice, shot: float, read: float) -> Tensor
     return light + dice.normal(*light.shape) * (shot * light.clamp(min=0) + read**2).sqrt()
 
 
-def _gaussian(spread: float, device: torch.device) -> Tensor:
+def _gaussian(spread: float) -> Tensor:
     """A Gaussian of that many pixels; its sum is 1."""
-    rows, columns = _grid(math.ceil(2.5 * spread), device)
+    rows, columns = _grid(math.ceil(2.5 * spread))
     kernel = torch.exp(-0.5 * (rows.square() + columns.square()) / spread**2)
     return kernel / kernel.sum()
 
 
 def _smoothed(grain: Tensor, spread: float) -> Tensor:
     """A field (C, H, W) blurred by a Gaussian of that many pixels, as strong as before where it was white."""
-    kernel = _gaussian(spread, grain.device)
+    kernel = _gaussian(spread)
     return convolve(grain, kernel / kernel.square().sum().sqrt())
 
 
@@ -146,7 +145,7 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
     light = (0.5 - torch.sin(torch.asin(1 - 2 * x) / 3) if curved else x) ** GAMMA
     grain = _sensor_noise(light, dice, dice.log_between(3e-4, 2e-2), dice.log_between(1e-3, 2.5e-2)) - light
     gains = (dice.between(1.0, 1.7), 1.0, dice.between(1.0, 1.7))
-    grain = grain * torch.tensor(gains, device=x.device)[:, None, None]
+    grain = grain * torch.tensor(gains)[:, None, None]
     if dice.chance(0.85):
         grey = grain.mean(0, keepdim=True)
         colour = _smoothed(grain - grey, dice.log_between(0.8, 3.5)) * dice.between(0.2, 0.8)
@@ -161,7 +160,7 @@ def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) ->
     length = dice.log_between(16 if strong else 8, 130)
     thickness = dice.between(0.7, 1.5) + min(1.0, length / 45) * dice.between(0, 1.2)
     covered = dice.log_between(0.1, 0.8) if strong else dice.log_between(0.02, 0.2)
-    kernel = line_kernel(length, angle, thickness, dice.device)
+    kernel = line_kernel(length, angle, thickness)
     around = kernel.shape[-1] - 1
     seeds = dice.uniform(height + around, width + around)  # streaks come into the picture from outside
     density = covered / (length * thickness)
@@ -192,8 +191,8 @@ def depth_map(x: Tensor, dice: Dice) -> Tensor:
     """A plausible depth (H, W) in 0..1: a tilted plane, farther towards the top more often than not,
     smooth relief, and steps at edges of the picture, as where one thing stands before another."""
     height, width = x.shape[1:]
-    rows = torch.linspace(1, 0, height, device=x.device)[:, None]
-    columns = torch.linspace(0, 1, width, device=x.device)[None, :]
+    rows = torch.linspace(1, 0, height)[:, None]
+    columns = torch.linspace(0, 1, width)[None, :]
     depth = dice.between(-0.3, 1.0) * rows + dice.between(-0.5, 0.5) * columns
     depth = depth + dice.between(0, 0.35) * smooth_field(dice, height, width, max(height, width) / 3)
     cell = max(3, min(height, width) // 24) | 1
@@ -216,7 +215,7 @@ def haze(x: Tensor, dice: Dice) -> Tensor:
     near = dice.between(0.0, 0.25)
     depth = near + (1 - near) * depth_map(x, dice) ** dice.log_between(0.7, 2.8)
     t = torch.exp(-dice.between(0.5, 2.2) * depth)
-    tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), device=x.device, dtype=x.dtype)
+    tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), dtype=x.dtype)
     air = 1 - dice.between(0, 0.55) ** 2 + tint  # mostly near white
     return x * t + air * (1 - t)
 
@@ -224,7 +223,7 @@ def haze(x: Tensor, dice: Dice) -> Tensor:
 def low_light(x: Tensor, dice: Dice) -> Tensor:
     """Less exposure in linear light, another tone curve, a colour cast and sensor noise."""
     light = x**GAMMA
-    cast = torch.tensor(dice.numbers.uniform(-0.12, 0.12, (3, 1, 1)), device=x.device, dtype=x.dtype)
+    cast = torch.tensor(dice.numbers.uniform(-0.12, 0.12, (3, 1, 1)), dtype=x.dtype)
     light = light * 2 ** -dice.between(1.3, 5.0) * cast.exp()
     if dice.chance(0.7):
         light = _sensor_noise(light, dice, dice.log_between(1e-5, 1e-3), dice.log_between(1e-4, 2e-3))
@@ -232,7 +231,7 @@ def low_light(x: Tensor, dice: Dice) -> Tensor:
     return _jpeg(y, dice.integer(70, 95), 2) if dice.chance(0.4) else y
 
 
-def _shake(dice: Dice, device: torch.device) -> Tensor:
+def _shake(dice: Dice) -> Tensor:
     """The path of a shaken camera: a smooth random walk, as a kernel of sum 1."""
     length, steps = dice.log_between(3, 26), 64
     turn = np.cumsum(dice.numbers.normal(0, dice.log_between(0.005, 0.25), steps))
@@ -240,8 +239,8 @@ def _shake(dice: Dice, device: torch.device) -> Tensor:
     path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)]), 1) * length / steps
     path -= (path.max(1) + path.min(1))[:, None] / 2
     reach = max(1, math.ceil(np.abs(path).max()) + 1)
-    rows, columns = _grid(reach, device)
-    points = torch.tensor(path, device=device, dtype=torch.float32)
+    rows, columns = _grid(reach)
+    points = torch.tensor(path, dtype=torch.float32)
     near = (1 - (rows[..., None] - points[0]).abs()).clamp(min=0)
     near = near * (1 - (columns[..., None] - points[1]).abs()).clamp(min=0)
     kernel = near.sum(-1)
@@ -254,13 +253,13 @@ def blur(x: Tensor, dice: Dice) -> Tensor:
     gamma = GAMMA if dice.chance(0.5) else 1.0
     light = x**gamma
     if dice.chance(0.7):
-        y = convolve(light, _shake(dice, x.device))
+        y = convolve(light, _shake(dice))
         if dice.chance(0.5):  # something nearer, or moving by itself
             height, width = x.shape[1:]
             field = smooth_field(dice, height, width, max(height, width) * dice.between(0.3, 1.0))
-            y = torch.lerp(y, convolve(light, _shake(dice, x.device)), torch.sigmoid(10 * field))
+            y = torch.lerp(y, convolve(light, _shake(dice)), torch.sigmoid(10 * field))
     else:
-        kernel = disc_kernel(dice.log_between(1.0, 7), x.device)
+        kernel = disc_kernel(dice.log_between(1.0, 7))
         y = convolve(light, kernel / kernel.sum())
     return y.clamp(min=0) ** (1 / gamma) + dice.normal(*x.shape) * dice.between(0, 0.008)
 
@@ -285,8 +284,8 @@ def raindrops(x: Tensor, dice: Dice) -> Tensor:
         reach = math.ceil(radius * stretch * 1.3) + 2
         top, left = max(0, int(row) - reach), max(0, int(column) - reach)
         bottom, right = min(height, int(row) + reach + 1), min(width, int(column) + reach + 1)
-        v = torch.arange(top, bottom, device=x.device, dtype=x.dtype)[:, None] - row
-        u = torch.arange(left, right, device=x.device, dtype=x.dtype)[None, :] - column
+        v = torch.arange(top, bottom, dtype=x.dtype)[:, None] - row
+        u = torch.arange(left, right, dtype=x.dtype)[None, :] - column
         wobble = dice.between(0, 0.25) * torch.sin(2 * torch.atan2(v, u) + dice.between(0, 6.3))
         distance = ((v / stretch).square() + u.square()).sqrt() / radius / (1 + wobble)
         alpha = torch.sigmoid((1 - distance) * radius * dice.between(0.6, 2.0))
@@ -305,15 +304,15 @@ def shadow(x: Tensor, dice: Dice) -> Tensor:
     height, width = x.shape[1:]
     side = max(height, width)
     field = smooth_field(dice, height, width, side * dice.between(0.3, 1.0))
-    rows = torch.linspace(-1, 1, height, device=x.device)[:, None]
-    columns = torch.linspace(-1, 1, width, device=x.device)[None, :]
+    rows = torch.linspace(-1, 1, height)[:, None]
+    columns = torch.linspace(-1, 1, width)[None, :]
     angle = dice.between(0, 2 * math.pi)
     plane = rows * math.cos(angle) + columns * math.sin(angle) + dice.between(-0.5, 0.5)
     edge = field * dice.between(0.2, 1.0) + plane * dice.between(0.0, 1.5)
     mask = torch.sigmoid(edge * dice.log_between(8, 60))
     warm = dice.between(0.0, 0.06)
     left = dice.between(0.12, 0.5)  # of the linear light
-    light = torch.tensor([left - warm, left, left + warm], device=x.device)[:, None, None].clamp(min=0.08)
+    light = torch.tensor([left - warm, left, left + warm])[:, None, None].clamp(min=0.08)
     return (x**GAMMA * (1 - mask * (1 - light))) ** (1 / GAMMA)
 
 
@@ -326,9 +325,9 @@ def snow(x: Tensor, dice: Dice) -> Tensor:
     for _ in range(dice.integer(1, 4)):
         radius = dice.log_between(0.7, 5)
         if dice.chance(0.4):
-            kernel = line_kernel(radius * dice.between(2, 5), wind, radius * 1.6, x.device)
+            kernel = line_kernel(radius * dice.between(2, 5), wind, radius * 1.6)
         else:
-            kernel = disc_kernel(radius, x.device)
+            kernel = disc_kernel(radius)
         seeds = dice.uniform(height, width)
         density = dice.log_between(0.01, 0.1) / (math.pi * radius**2 + 2)
         flakes = torch.where(seeds < density, 0.3 + 0.7 * seeds / density, seeds.new_zeros(()))
@@ -340,7 +339,7 @@ def snow(x: Tensor, dice: Dice) -> Tensor:
 
 def hole_mask(height: int, width: int, dice: Dice) -> Tensor:
     """Where a picture is lost: bool (height, width). Rectangles, ellipses, brush strokes or specks."""
-    mask = torch.zeros(height, width, dtype=torch.bool, device=dice.device)
+    mask = torch.zeros(height, width, dtype=torch.bool)
     if dice.chance(0.1):
         return dice.uniform(height, width) < dice.between(0.05, 0.5)
 
@@ -348,8 +347,8 @@ def hole_mask(height: int, width: int, dice: Dice) -> Tensor:
         """A part of the mask, and the rows and columns of its pixels relative to a point."""
         top, left = max(0, math.floor(row - reach)), max(0, math.floor(column - reach))
         part = mask[top : math.ceil(row + reach) + 1, left : math.ceil(column + reach) + 1]
-        rows = torch.arange(top, top + part.shape[0], device=dice.device, dtype=torch.float32) - row
-        columns = torch.arange(left, left + part.shape[1], device=dice.device, dtype=torch.float32) - column
+        rows = torch.arange(top, top + part.shape[0], dtype=torch.float32) - row
+        columns = torch.arange(left, left + part.shape[1], dtype=torch.float32) - column
         return part, rows[:, None], columns[None, :]
 
     for _ in range(max(1, round(height * width / 128**2 * dice.between(0.8, 5)))):
@@ -406,7 +405,7 @@ def unreduced(x: Tensor, dice: Dice) -> Tensor:
     """The same scene as it leaves a camera: in other light, and often softer than a reduced photograph, by
     lens and demosaicing; shapes and ranges as for ``rendering``."""
     y = exposure(x, dice)
-    return convolve(y, _gaussian(dice.between(0.4, 1.0), y.device)).clamp(0, 1) if dice.chance(0.7) else y
+    return convolve(y, _gaussian(dice.between(0.4, 1.0))).clamp(0, 1) if dice.chance(0.7) else y
 
 
 def rendering(x: Tensor, dice: Dice) -> Tensor:

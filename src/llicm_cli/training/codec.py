@@ -175,6 +175,30 @@ def load_trained(path: Path) -> TrainedCodec:
     return model
 
 
+def rate_distortion(
+    model: nn.Module, x: Tensor, t: Tensor, quantiser: Quantiser
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of a batch (see the module), and what it is of: x_hat (B, 3, H, W) and bits a pixel (B,).
+
+    Args:
+        model: a ``TrainedCodec``.
+        x: (B, 3, H, W) in 0..1, H and W multiples of 64.
+        t: (B,) rate positions.
+        quantiser: see ``Quantiser``.
+    """
+    with torch.autocast(x.device.type, torch.bfloat16):
+        x_hat, bpp = model(x, t, quantiser, rpo=False)
+    weight = Codec.lambda_at(t) * 255**2
+    return ((bpp + weight * distortion(x_hat, x)) / weight.sqrt()).mean(), x_hat, bpp
+
+
+def compile_codec(codec: Codec) -> None:
+    """Compile a codec on a GPU, in place, for crops of one size: every other one would take a minute more."""
+    # MS-SSIM subtracts squares of nearly equal size.
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    codec.compile(dynamic=False)
+
+
 def train_codec(
     config: CodecConfig,
     train: list[Path],
@@ -216,10 +240,7 @@ def train_codec(
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
         x = crops.batch(count, size)
         t = stratified_positions(count, device)
-        with torch.autocast(device.type, torch.bfloat16):
-            x_hat, bpp = network(x, t, quantiser, rpo=False)
-        weight = Codec.lambda_at(t) * 255**2
-        total = ((bpp + weight * distortion(x_hat, x)) / weight.sqrt()).mean()
+        total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()
         return total, {"bpp": bpp.detach().mean(), "psnr": psnr}
 
@@ -234,13 +255,11 @@ def train_codec(
             figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())
         return figures
 
-    compiled = device.type == "cuda"  # for one size of crops: a minute for each
+    compiled = device.type == "cuda"
     options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
     if compiled:
-        # MS-SSIM subtracts squares of nearly equal size.
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        model.codec.compile(dynamic=False)
+        compile_codec(model.codec)
     torch.manual_seed(options.seed + run.step)  # a resumed run draws new crops and rates
     crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()

@@ -17,6 +17,7 @@ from llicm_cli.models.restorer import TONES, tones
 from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.data import Crops, find_photos
 
+HERE = torch.device("cpu")  # where pictures are degraded
 REAL_SHARE = 0.85  # of the samples of a task that has real pairs
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # as of ``DegradedCrops.batch``
 RENDERED_SHARE = 0.5  # of the photographs, which are shown as another camera would
@@ -81,8 +82,7 @@ def parse_pairs(texts: Sequence[str], largest: int) -> dict[str, Pairs]:
 
 def held_out_batch(photos: list[Path], device: torch.device, each: int, size: int) -> Batch:
     """``DegradedCrops.batch`` of ``each`` crops a class, the same at every call."""
-    dice = Dice(0)
-    batch = DegradedCrops(Crops(photos, dice.device, size, 0), dice).batch(each * len(CLASSES), size)
+    batch = DegradedCrops(Crops(photos, HERE, size, 0), Dice(0)).batch(each * len(CLASSES), size)
     return tuple(part.to(device) for part in batch)  # type: ignore[return-value]
 
 

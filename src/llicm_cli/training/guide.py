@@ -23,7 +23,7 @@ from llicm_cli.models.codec import Codec, Pass
 from llicm_cli.models.guide import Guide, class_means, views
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
+from llicm_cli.training.degraded import HERE, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Budget, Loss, Options, Run
 
 CROPS, SHARES = (128, 192, 320, 448), (0.2, 0.4, 0.2, 0.2)  # pixels a side, and how often
@@ -98,9 +98,10 @@ def train_guide(
     """
     device = options.device
     torch.manual_seed(options.seed)
-    dice = Dice(options.seed)
-    clean_crops = Crops(train, dice.device, max(CROPS), options.seed)
-    degraded = DegradedCrops(clean_crops, dice, pairs, render=lambda x, task, dice: rendering(x, dice))
+    clean_crops = Crops(train, HERE, max(CROPS), options.seed)
+    degraded = DegradedCrops(
+        clean_crops, Dice(options.seed), pairs, render=lambda x, task, dice: rendering(x, dice)
+    )
     seen, _, truth, _ = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     codec = codec.to(device).eval()
     low = Codec.position(torch.full((len(seen),), VALIDATION_LAMBDA, device=device))

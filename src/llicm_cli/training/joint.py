@@ -36,7 +36,7 @@ from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import DegradedCrops, Pairs, held_out_batch
+from llicm_cli.training.degraded import HERE, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Options, Run, train_only
 from llicm_cli.training.restorer import AROUND, DECK, GRID, Prompter, decibels
 
@@ -86,7 +86,7 @@ def train_joint(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed)
-    degraded = DegradedCrops(Crops(train, dice.device, AROUND * CROP, options.seed), dice, pairs, DECK)
+    degraded = DegradedCrops(Crops(train, HERE, AROUND * CROP, options.seed), dice, pairs, DECK)
     guide, head = guide.to(device).eval(), head.to(device).eval()
     if distance is not None:
         distance = distance.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

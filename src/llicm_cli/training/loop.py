@@ -142,7 +142,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One step; kernels without a gradient stay as they are."""
-        rate = self.param_groups[0]["lr"]
+        rate, usable = self.param_groups[0]["lr"], self.found_inf == 0
         for kernels in self.sizes.values():
             moved = [(kernel, kernel.grad) for kernel in kernels if kernel.grad is not None]
             if not moved:
@@ -152,7 +152,6 @@ class Muon(torch.optim.Optimizer):
                     self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
             momenta = [self.state[kernel]["momentum_buffer"].view_as(kernel) for kernel, _ in moved]
             before, gradient = torch.stack(momenta), torch.stack([gradient for _, gradient in moved])
-            usable = self.found_inf == 0
             gradient = torch.where(usable, gradient, before)
             momentum = before.lerp(gradient, 1 - self.MOMENTUM)
             torch._foreach_copy_(momenta, list(momentum.unbind()))
@@ -261,8 +260,9 @@ class Run:
         loss, figures = self.loss(self.model, progress)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        overflow = (~norm.isfinite()).float()
         for optimiser in self.optimisers:  # a rare overflow costs one step, not the run
-            optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            optimiser.found_inf = overflow  # type: ignore[attr-defined]
             optimiser.step()
         self.average.update_parameters(self.model)
         self.model.zero_grad(set_to_none=True)

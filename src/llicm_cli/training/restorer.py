@@ -35,7 +35,7 @@ from llicm_cli.models.guide import Guide
 from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
-from llicm_cli.training.degraded import Batch, DegradedCrops, Pairs, held_out_batch
+from llicm_cli.training.degraded import HERE, Batch, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.guide import through_codec
 from llicm_cli.training.loop import Options, Run
 
@@ -171,7 +171,7 @@ def train_restorer(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed)
-    degraded = DegradedCrops(Crops(train, dice.device, LARGEST, options.seed), dice, pairs, DECK, shown)
+    degraded = DegradedCrops(Crops(train, HERE, LARGEST, options.seed), dice, pairs, DECK, shown)
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
