@@ -238,7 +238,9 @@ def train_codec(
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
-        x = crops.batch(count, size)
+        quarters = int(crops.rng.integers(4))  # a codec need not know which way is up
+        x = torch.rot90(crops.batch(count, size), quarters, (2, 3))
+        x = x.contiguous(memory_format=torch.channels_last)
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()
@@ -256,7 +258,7 @@ def train_codec(
         return figures
 
     compiled = device.type == "cuda"
-    options.report(f"{len(crops.photos)} pictures, {sum(p.numel() for p in model.parameters())} parameters")
+    options.report(f"{len(train)} photos, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
     if compiled:
         compile_codec(model.codec)
