@@ -351,6 +351,15 @@ def test_crops_come_from_all_photos_that_are_large_enough(tmp_path: Path):
         Crops(find_photos([tmp_path]), torch.device("cpu"), 192, seed=0)
 
 
+def test_photos_are_learned_from_at_three_sizes_drawn_alike(tmp_path: Path):
+    Image.linear_gradient("L").resize((200, 200)).convert("RGB").save(tmp_path / "ramp.png")  # 1.28 a row
+    crops = Crops(find_photos([tmp_path]), torch.device("cpu"), 96, seed=0)
+    batch = crops.batch(300, 96)
+    slopes = (255 * (batch[:, 0, -1, 48] - batch[:, 0, 0, 48]) / 95 / 1.28).tolist()
+    for size in (1, 0.7, 0.5):
+        assert sum(abs(slope - 1 / size) < 0.05 for slope in slopes) / 300 == pytest.approx(1 / 3, abs=0.1)
+
+
 def test_the_start_is_a_transform_codec(crop: Image.Image):
     torch.manual_seed(0)
     model = TrainedCodec(SMALL)
