@@ -172,13 +172,18 @@ def test_auto_takes_as_much_of_a_restoration_as_the_guide_is_sure(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_helps_alone_and_after_a_stream(crop: Image.Image, task: str):
-    degraded = llicm_cli.pipeline.degrade(crop, task, seed=4)
-    little = 0.1, -0.5
-    won = {"deblur": little, "dejpeg": little, "deraindrop": (3, 2.5)}
-    alone, coded = won.get(task, (3, 3))  # dB
-    assert psnr(llicm_cli.enhance(degraded, task), crop) > psnr(degraded, crop) + alone
-    stream = llicm_cli.encode(degraded, 0.02)
-    assert psnr(llicm_cli.decode(stream, task), crop) > psnr(llicm_cli.decode(stream), crop) + coded
+    def won(before: Image.Image, after: Image.Image) -> float:
+        return psnr(after, crop) - psnr(before, crop)
+
+    alone, coded = [], []
+    for seed in range(4):  # one small crop with drops may win 9 dB or lose 1
+        degraded = llicm_cli.pipeline.degrade(crop, task, seed)
+        stream = llicm_cli.encode(degraded, 0.02)
+        alone.append(won(degraded, llicm_cli.enhance(degraded, task)))
+        coded.append(won(llicm_cli.decode(stream), llicm_cli.decode(stream, task)))
+    known = {"deblur": (0.1, 0), "dejpeg": (0.1, 0), "denoise": (3, 0.5)}  # codecs blur noise too
+    least = known.get(task, (3, 2.5))  # dB
+    assert np.mean(alone) > least[0] and np.mean(coded) > least[1], (alone, coded)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (130, 17)])

@@ -14,6 +14,7 @@ with ``g / CURVATURE`` a quantisation step at most; it rests where the squared r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -30,15 +31,16 @@ from llicm_cli.models.entropy import (
 )
 from llicm_cli.models.weights import CodecModel
 
-REFINED_ERROR_BITS = 12.0  # for ``choose_symbols`` in place of its own, once latents are refined
-CURVATURE = 14.0  # bits a squared quantisation step
+REFINED_ERROR_BITS = 13.0  # for ``choose_symbols`` in place of its own, once latents are refined
+CURVATURE = 16.0  # bits a squared quantisation step
+FIRST_SHARE = 0.4
 TILE = 48  # latents a side that are refined at once
 MARGIN = 8  # latents around them
 
 
 def shares(rounds: int) -> Iterator[float]:
-    """How far each round goes."""
-    return (0.3 / (1 + 0.25 * i) for i in range(rounds))
+    """How far each round goes: half a cosine to nothing, so that latents that pushed one another settle."""
+    return (FIRST_SHARE / 2 * (1 + math.cos(math.pi * (i + 0.5) / rounds)) for i in range(rounds))
 
 
 def _choose(
