@@ -59,7 +59,7 @@ def encode(
     effort: Annotated[
         int,
         typer.Option(min=0, max=MOST_EFFORT,
-                     help="Rounds of search for better symbols. 8 rounds are worth about 4 % of the bits "
+                     help="Rounds of search for better symbols. 8 rounds are worth about 6 % of the bits "
                      "at equal quality (at equal lambda the file grows a little, the quality more) and "
                      "take 3 s for a Kodak photo; decoding stays as fast."),
     ] = 0,
