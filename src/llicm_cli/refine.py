@@ -33,7 +33,7 @@ from llicm_cli.models.weights import CodecModel
 
 REFINED_ERROR_BITS = 13.0  # for ``choose_symbols`` in place of its own, once latents are refined
 CURVATURE = 16.0  # bits a squared quantisation step
-FIRST_SHARE = 0.4
+FIRST_SHARE = 0.4  # how far the first round goes, nearly
 TILE = 48  # latents a side that are refined at once
 MARGIN = 8  # latents around them
 
