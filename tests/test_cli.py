@@ -417,6 +417,16 @@ def test_existing_outputs_are_replaced_or_skipped_not_both(llicm: Llicm, picture
     assert both.code == 2 and "only one" in one_line(both)
 
 
+def test_only_files_count_as_there(llicm: Llicm, picture: Path, tmp_path: Path):
+    picture.with_suffix(".llic").mkdir()
+    folder = llicm("encode", picture, "--skip-existing")
+    assert folder.code == 6 and "is a folder" in one_line(folder)
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    assert llicm("encode", picture, "-o", tmp_path / "pipe", "--skip-existing").code == 0
+    assert len(reader.communicate()[0]) > 100
+
+
 def test_two_batches_over_the_same_files_do_not_fail(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     inputs, outputs = ([tmp_path / f"{i}.{kind}" for i in range(3)] for kind in ("in", "out"))
     for path in inputs:

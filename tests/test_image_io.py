@@ -6,11 +6,12 @@ import base64
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import png
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin, features
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, TiffTags, features
 
 from llicm_cli.errors import InputError, OutputError
 from llicm_cli.image_io import picture_bytes, read_image
@@ -367,6 +368,33 @@ def test_a_picture_is_turned_once(crop: Image.Image, told: bytes, suffix: str):
     again, _ = read_image(picture_bytes(image, suffix)[0])
     assert np.array_equal(again, image)
     assert (b'Orientation="1"' in image.info["xmp"]) == bool(told)
+
+
+def test_an_upright_tiff_does_not_tell_of_a_turn_in_xmp(crop: Image.Image):
+    xmp = TURNED_XMP.replace('"6"', "'6'").encode()  # Pillow knows double quotes only
+    image, _ = read_image(saved(crop, "TIFF", exif=exif(6, t700=xmp)))
+    assert image.size == crop.size[::-1] and b"Orientation='1'" in image.info["xmp"]
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")  # of Pillow, as the file is written
+@pytest.mark.parametrize("kind", [TiffTags.SHORT, TiffTags.SIGNED_BYTE])
+def test_xmp_that_is_no_text_does_not_cost_a_tiff(crop: Image.Image, kind: int):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112] = 1
+    tags.tagtype[700] = kind
+    tags[700] = (60, 120) if kind == TiffTags.SHORT else (-60, 120)
+    image, losses = read_image(saved(crop, "TIFF", tiffinfo=tags))
+    assert np.array_equal(image, crop) and losses == ["damaged XMP is not kept"] and "xmp" not in image.info
+
+
+@pytest.mark.parametrize("text", [PngImagePlugin.PngInfo.add_text, PngImagePlugin.PngInfo.add_itxt])
+def test_texts_by_the_names_of_chunks_are_texts(crop: Image.Image, text: Callable[..., None]):
+    texts = PngImagePlugin.PngInfo()
+    for name in ("chromaticity", "dpi", "exif", "gamma", "icc_profile", "srgb", "transparency", "xmp"):
+        text(texts, name, "300")
+    image, losses = read_image(saved(crop, "PNG", pnginfo=texts))
+    assert np.array_equal(image, crop) and losses == ["metadata is not kept (text)"]
+    assert set(image.info) <= {"exif"}  # Pillow takes a tEXt of that name for it, in bytes
 
 
 def odd_exif() -> bytes:

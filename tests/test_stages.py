@@ -79,6 +79,8 @@ def test_the_stages_follow_each_other(
     train("guide", guide, "--codec", codec, "--steps", 6, "--resume")
     frozen = ["--codec", codec, "--guide", guide]
     train("restorer", restorer, *frozen, "--steps", 2, "--pairs", f"lowlight={pairs}")
+    errors = torch.load(tmp_path / "restorer.pt", weights_only=True)["beside"]
+    assert errors.shape == (len(CLASSES),) and len(errors.unique()) > 1
     more_of = ["--start-from", restorer, *2 * ["--mean-with", restorer], "--workers", 1]
     train("restorer", more, *frozen, "--steps", 1, *more_of)
     files = [*frozen, "--restorer", restorer]
@@ -140,7 +142,7 @@ def test_a_guide_on_another_backbone_is_trained_and_stored(
     assert guide.width == 32
     frozen = guide.clip.visual.state_dict()
     for name, value in clip.visual.state_dict().items():
-        assert torch.allclose(frozen[name], value, atol=1e-3), f"{name} was frozen"
+        assert torch.equal(frozen[name], value.half().float()), f"{name} was frozen"
     assert any(link.weight.abs().sum() > 0 for link in guide.links), "links were trained"
 
 

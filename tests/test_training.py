@@ -23,7 +23,7 @@ from torch import nn
 from llicm_cli import bitstream, coding, pipeline
 from llicm_cli.errors import ModelError, OutputError, UsageError
 from llicm_cli.models.blocks import Block
-from llicm_cli.models.codec import PATCH, Codec
+from llicm_cli.models.codec import PATCH, Codec, Pass, is_for_rpo
 from llicm_cli.models.distortion import distortion
 from llicm_cli.models.entropy import SCALE_LEVELS, scale_of
 from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
@@ -87,11 +87,13 @@ def quick_run(
 
 
 def test_mistakes_are_told_before_anything_starts(llicm: Llicm, photos: Path, tmp_path: Path):
-    for folders, name in (([photos, tmp_path / "phtoos"], "x.safetensors"), ([photos], "x.json")):
+    wrong = (([photos, tmp_path / "phtoos"], "x.safetensors"), ([photos], "x.json"), ([photos], "x.pt"))
+    for folders, name in wrong:
         files = ["-o", tmp_path / name, "--checkpoint", tmp_path / "x.pt"]
         result = llicm("train", "codec", *folders, *files, "--steps", "1")
         assert result.code == 2 and len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("x.*"))
+    assert llicm("train", "codec", photos, "-o", ".", "--steps", "1").code == 6
     (tmp_path / "known.pt").touch()
     for state, code in ((tmp_path / "known.pt", 2), (photos / "00.png" / "x.pt", 6)):
         files = ["-o", tmp_path / "new" / "x.safetensors", "--checkpoint", state]
@@ -108,6 +110,20 @@ def test_only_pictures_are_found(photos: Path):
 def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path):
     run = quick_run(tmp_path / "gone" / "x.pt", lambda model: model.weight.sum())
     with pytest.raises(OutputError, match=r"x\.pt"):
+        run.to_the_end()
+
+
+def test_what_a_stage_keeps_beside_its_model_goes_with_the_checkpoint(tmp_path: Path):
+    def loss(model: torch.nn.Module, _: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        kept.add_(1)
+        return torch.stack([p.sum() for p in model.parameters()]).sum(), {}
+
+    options = quick_options(tmp_path / "x.pt")
+    for steps, before in ((4, 0), (6, 4)):
+        kept = torch.zeros(3)
+        now = replace(options, budget=Budget(steps=steps), resume=before > 0)
+        run = Run(torch.nn.Linear(2, 2), now, loss, lambda model: {}, kept)
+        assert kept.tolist() == [before] * 3
         run.to_the_end()
 
 
@@ -177,6 +193,23 @@ def test_compiled_blocks_compute_the_same():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_the_compiled_codec_computes_the_same(shaken: TrainedCodec):
+    torch.manual_seed(0)
+    x, t, codec = torch.rand(2, 3, 64, 64), torch.tensor([0.3, 0.7]), shaken.codec
+
+    def run(forward: Callable[..., Pass]) -> list[torch.Tensor]:
+        seen = forward(x, t, "chosen", rpo=False)
+        loss = seen.x_hat.square().sum() + seen.bits.sum()
+        used = [p for name, p in codec.named_parameters() if not is_for_rpo(name)]
+        gradients = torch.autograd.grad(loss, used, allow_unused=True)
+        return [seen.x_hat, seen.bits, *(g for g in gradients if g is not None)]
+
+    plain, compiled = run(codec), run(torch.compile(codec, backend="eager", dynamic=False, fullgraph=True))
+    assert len(plain) > 100
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(a.detach().abs().max()))
+
+
 def test_one_overflow_does_not_spoil_the_weights_of_the_classes():
     importance, labels = ClassWeights(torch.device("cpu")), torch.arange(len(CLASSES))
     for worst in (math.nan, math.inf):
@@ -217,6 +250,7 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
         assert 0 < (a - b).abs().max() < 0.01
     moments = [s["optimisers"][1]["state"][0]["step"] for s in (before, after)]
     assert moments == [4, 7]
+    assert [int(s["average"]["n_averaged"]) for s in (before, after)] == [4, 7]
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["steps"] == 7 and card["training_photos"] == 11 and card["validation_photos"] == 1
     assert card["sha256"] == load_codec(weights).id.hex() + card["sha256"][8:]
@@ -283,17 +317,17 @@ def test_weights_of_before_blocks_for_rpo_and_post_filter_decode_as_then(
 
 
 @pytest.mark.parametrize("rpo", [False, True])
-@pytest.mark.parametrize("places", [1, 21])  # fewer than a row has, two rows
-def test_the_post_filter_shows_no_strips(monkeypatch: pytest.MonkeyPatch, rpo: bool, places: int):
+@pytest.mark.parametrize("side", [1, 4])  # less than they overlap by, more
+def test_the_post_filter_shows_no_tiles(monkeypatch: pytest.MonkeyPatch, rpo: bool, side: int):
     torch.manual_seed(0)
     post_filter = load_codec().codec.synthesis.post_filter
     picture, features = torch.rand(1, 3, 56, 80) - 0.5, torch.randn(1, 128, 7, 10)
     with torch.no_grad():
         whole = post_filter(picture, features, torch.tensor([0.5]), rpo)
-        monkeypatch.setattr("llicm_cli.models.codec.STRIP", places)
-        strips = post_filter(picture, features, torch.tensor([0.5]), rpo)
+        monkeypatch.setattr("llicm_cli.models.codec.TILE", side)
+        tiles = post_filter(picture, features, torch.tensor([0.5]), rpo)
     assert whole.abs().max() > 0.1
-    torch.testing.assert_close(strips, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiles, whole, rtol=0, atol=1e-5)
 
 
 def test_transforms_reach_no_farther_than_bands_overlap():
@@ -358,6 +392,19 @@ def test_photos_are_learned_from_at_three_sizes_drawn_alike(tmp_path: Path):
     slopes = (255 * (batch[:, 0, -1, 48] - batch[:, 0, 0, 48]) / 95 / 1.28).tolist()
     for size in (1, 0.7, 0.5):
         assert sum(abs(slope - 1 / size) < 0.05 for slope in slopes) / 300 == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_every_crop_is_turned_by_itself(tmp_path: Path):
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "ramp.png")  # brighter from row to row
+    crops = Crops(find_photos([tmp_path]), torch.device("cpu"), 96, seed=0)
+
+    def directions(turned: bool) -> list[float]:
+        x = crops.batch(200, 96, turned)[:, 0]
+        down, right = x[:, -1, 0] - x[:, 0, 0], x[:, 0, -1] - x[:, 0, 0]
+        return [float(way.double().mean()) for way in (down > 0, down < 0, right > 0, right < 0)]
+
+    assert directions(turned=False) == [1, 0, 0, 0]
+    assert directions(turned=True) == pytest.approx([0.25] * 4, abs=0.1)
 
 
 def test_the_start_is_a_transform_codec(crop: Image.Image):

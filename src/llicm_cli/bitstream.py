@@ -200,7 +200,7 @@ def _chunks(data: bytes, start: int, end: int) -> dict[bytes, bytes]:
         if start + _CHUNK.size > end:
             raise BitstreamError("the stream is malformed (incomplete chunk header)")
         kind, size = _CHUNK.unpack_from(data, start)
-        if not (kind.isascii() and kind.isalpha()):
+        if not kind.isalpha():
             raise BitstreamError("the stream is malformed (a chunk type must be four letters)")
         if kind[:1].isupper() and kind != _ALPHA:
             raise BitstreamError(f"the stream needs a feature this program lacks (chunk {kind.decode()})")

@@ -61,6 +61,8 @@ PICTURE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
     ".ppm": ("PPM", {}),
 }
+# What Pillow says of a PNG's chunks in ``info``, where it also puts texts under any name:
+OF_CHUNKS = {"chromaticity", "dpi", "exif", "gamma", "icc_profile", "srgb", "transparency", "xmp"}
 BARE = ("BMP", "PPM")  # hold neither metadata nor transparency
 
 
@@ -119,14 +121,17 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         if _is_raw(image, data):
             raise InputError("a preview comes first in this file, as in a camera's raw files: develop it")
         white = _white(image)  # before the pixels are loaded
+        turned = _tag(image, ORIENTATION, 1) in TURNS  # a TIFF, by Pillow, which then drops the tag
         with _unlimited() if image.format in ("TIFF", "PNG") else nullcontext():  # these ask again
             image.load()
         if problem := size_problem(*image.size, max_pixels):  # a header may have told of another size
             raise InputError(problem)
+        for name in [n for n in OF_CHUNKS & image.info.keys() if isinstance(image.info[n], str)]:
+            del image.info[name]  # no chunk, a text of that name
         losses = _losses(image, white > 255 or _hides_bits(image, data), _has_more(image.format, data))
         metadata = _metadata(image, losses)
         turn = TURNS.get(_orientation(metadata.get("exif", b"")))
-        if turn is not None and "xmp" in metadata:
+        if (turn is not None or turned) and "xmp" in metadata:
             metadata["xmp"] = XMP_TURN.sub(rb"\g<1>1", metadata["xmp"])
         if "exif" in metadata:
             metadata["exif"] = _upright_exif(metadata["exif"])
@@ -240,6 +245,9 @@ def _metadata(image: Image.Image, losses: list[str]) -> dict[str, bytes]:
     """ICC profile, EXIF (from its byte order mark on) and XMP of a picture as they are in its file."""
     info = image.info
     xmp = info.get("xmp") or info.get(PNG_XMP) or b""
+    if not isinstance(xmp, str | bytes):  # of a TIFF whose tag is of another type
+        losses.append("damaged XMP is not kept")
+        xmp = b""
     exif = info.get("exif") or (_exif_of_tiff(image, losses) if image.format == "TIFF" else b"")
     while exif.startswith(EXIF_MARK):  # some files have it twice
         exif = exif.removeprefix(EXIF_MARK)

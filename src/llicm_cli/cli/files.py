@@ -85,7 +85,7 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
         OutputError: the folder cannot be made.
     """
     piped = STANDARD in inputs
-    folder = output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output))
+    folder = output is not None and (output.endswith("/") or os.path.isdir(output))
     if piped and len(inputs) > 1:
         raise UsageError("standard input cannot be mixed with other inputs")
     if piped and folder:
@@ -266,7 +266,7 @@ def process(
         raise UsageError(f"{results[0]} is an input and the output of another one; use another folder (-o)")
 
     def there(target: Path) -> bool:
-        return skip_existing and target != STANDARD and os.path.exists(target)
+        return skip_existing and target != STANDARD and os.path.isfile(target)
 
     def one(source: Path, target: Path) -> int | None:
         """The exit code; None if there was nothing to do."""

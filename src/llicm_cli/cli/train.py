@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -64,9 +65,12 @@ def _options(
     from llicm_cli.training.loop import Budget, Options
 
     budget = Budget(steps, minutes)
+    if not output.name:
+        raise OutputError(f"{output}: is a folder")
     card_file = output.with_suffix(".json")
-    if output == card_file:
-        raise UsageError(f"{output}: the model card takes this name; name the weights .safetensors")
+    if len({os.path.realpath(path) for path in (output, card_file, checkpoint)}) < 3:
+        words = f"weights, model card ({card_file}) and checkpoint ({checkpoint}) need names of their own"
+        raise UsageError(f"{output}: {words}; name the weights .safetensors")
     if checkpoint.exists() and not resume:
         raise UsageError(f"{checkpoint} exists: --resume goes on from it, or remove it to start anew")
     try:

@@ -238,9 +238,7 @@ def train_codec(
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
-        quarters = int(crops.rng.integers(4))  # a codec need not know which way is up
-        x = torch.rot90(crops.batch(count, size), quarters, (2, 3))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = crops.batch(count, size, turned=True)  # a codec need not know which way is up
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()

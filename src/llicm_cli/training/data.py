@@ -77,8 +77,9 @@ class Crops:
         if not (self.sides.min(1) >= largest).any():
             raise UsageError(f"no photo is at least {largest} pixels a side")
 
-    def batch(self, count: int, size: int) -> Tensor:
-        """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored."""
+    def batch(self, count: int, size: int, turned: bool = False) -> Tensor:
+        """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored; ``turned``: each by
+        any number of quarter turns too."""
         crops = []
         weight = self.areas * (self.sides.min(1) >= size)
         for i in self.rng.choice(len(self.photos), count, p=weight / weight.sum()):
@@ -86,6 +87,7 @@ class Crops:
             top = self.rng.integers(photo.shape[1] - size + 1)
             left = self.rng.integers(photo.shape[2] - size + 1)
             crop = photo[:, top : top + size, left : left + size]
-            crops.append(crop.flip(2) if self.rng.random() < 0.5 else crop)
+            crop = crop.flip(2) if self.rng.random() < 0.5 else crop
+            crops.append(crop.rot90(int(self.rng.integers(4)), (1, 2)) if turned else crop)
         stack = torch.stack(crops).to(memory_format=torch.channels_last)
         return stack.float() / 255

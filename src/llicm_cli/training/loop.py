@@ -18,7 +18,7 @@ from llicm_cli.models.blocks import Pointwise
 
 WARM_UP_STEPS = 100
 SMOOTHED = 0.1  # share of every look in the figures of the log
-LOOK_EVERY = 8  # steps between looks at the loss: a GPU is waited for no more often
+LOOK_EVERY = 8  # steps between looks at the figures for the log: on a GPU each is a wait
 RGB_CHANNELS = 3
 BLOCK = re.compile(r"((fine|middle|coarse)(_in|_out)?|post_filter\.body)\.\d")  # names of residual blocks
 
@@ -201,6 +201,7 @@ class Run:
         options: see ``Options``.
         loss: see ``Loss``.
         evaluate: given the averaged model, returns figures by name; called at every save.
+        beside: a tensor of the stage's own, changed in place, that goes with the checkpoint.
 
     Attributes:
         step: steps done so far, over all resumed parts.
@@ -214,8 +215,10 @@ class Run:
         options: Options,
         loss: Loss,
         evaluate: Callable[[nn.Module], dict[str, float]],
+        beside: Tensor | None = None,
     ) -> None:
         self.model, self.options, self.loss, self.evaluate = model, options, loss, evaluate
+        self.beside = torch.empty(0) if beside is None else beside
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
         self.optimisers = optimisers(model, options)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimisers]
@@ -233,6 +236,7 @@ class Run:
             self.average.load_state_dict(state["average"])
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
+            self.beside.copy_(state["beside"])
             self.step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch raises nearly anything on files that are no checkpoint
             words = f"cannot resume from {self.options.checkpoint} ({type(error).__name__})"
@@ -243,6 +247,7 @@ class Run:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
+            "beside": self.beside,
             "step": self.step,
             "seconds": self.seconds,
         }

@@ -113,7 +113,11 @@ def restoration_loss(restored: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ClassWeights:
-    """Weights of the classes in the loss: the inverse of their mean errors of late, one on average."""
+    """Weights of the classes in the loss: the inverse of their mean errors of late, one on average.
+
+    Attributes:
+        error: those mean errors, (classes,); changed in place.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.error = torch.full((len(CLASSES),), LEAST_ERROR, device=device)
@@ -127,7 +131,7 @@ class ClassWeights:
             )
             known = (count > 0) & total.isfinite()
             mean = torch.where(known, total / count.clamp(min=1), self.error)
-            self.error = torch.lerp(self.error, mean, 0.02)
+            self.error.lerp_(mean, 0.02)
             weights = 1 / self.error.clamp(min=LEAST_ERROR)
             return (weights / weights.mean())[labels]
 
@@ -224,7 +228,7 @@ def train_restorer(
     options.report("held-out input: " + "  ".join(f"{k} {v:.2f}" for k, v in before.items()))
     restorer = restorer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     restorer.requires_grad_(True)
-    run = Run(restorer, options, loss, evaluate)
+    run = Run(restorer, options, loss, evaluate, beside=importance.error)
     degraded.draw_anew(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, Restorer)
