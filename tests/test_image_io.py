@@ -387,6 +387,15 @@ def test_xmp_that_is_no_text_does_not_cost_a_tiff(crop: Image.Image, kind: int):
     assert np.array_equal(image, crop) and losses == ["damaged XMP is not kept"] and "xmp" not in image.info
 
 
+def test_xmp_of_a_tiff_may_be_a_text(crop: Image.Image):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112] = 1  # without, Pillow cannot load it
+    tags.tagtype[700] = TiffTags.ASCII
+    tags[700] = XMP.decode()
+    image, losses = read_image(saved(crop, "TIFF", tiffinfo=tags))
+    assert losses == [] and image.info["xmp"] == XMP
+
+
 @pytest.mark.parametrize("text", [PngImagePlugin.PngInfo.add_text, PngImagePlugin.PngInfo.add_itxt])
 def test_texts_by_the_names_of_chunks_are_texts(crop: Image.Image, text: Callable[..., None]):
     texts = PngImagePlugin.PngInfo()

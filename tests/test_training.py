@@ -93,7 +93,9 @@ def test_mistakes_are_told_before_anything_starts(llicm: Llicm, photos: Path, tm
         result = llicm("train", "codec", *folders, *files, "--steps", "1")
         assert result.code == 2 and len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("x.*"))
-    assert llicm("train", "codec", photos, "-o", ".", "--steps", "1").code == 6
+    for place in (Path("."), tmp_path):
+        result = llicm("train", "codec", photos, "-o", place, "--steps", "1")
+        assert result.code == 6 and result.stderr == f"llicm: {place}: is a folder\n"
     (tmp_path / "known.pt").touch()
     for state, code in ((tmp_path / "known.pt", 2), (photos / "00.png" / "x.pt", 6)):
         files = ["-o", tmp_path / "new" / "x.safetensors", "--checkpoint", state]

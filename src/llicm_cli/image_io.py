@@ -126,8 +126,9 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
             image.load()
         if problem := size_problem(*image.size, max_pixels):  # a header may have told of another size
             raise InputError(problem)
-        for name in [n for n in OF_CHUNKS & image.info.keys() if isinstance(image.info[n], str)]:
-            del image.info[name]  # no chunk, a text of that name
+        if image.format == "PNG":
+            for name in [n for n in OF_CHUNKS & image.info.keys() if isinstance(image.info[n], str)]:
+                del image.info[name]  # no chunk, a text of that name
         losses = _losses(image, white > 255 or _hides_bits(image, data), _has_more(image.format, data))
         metadata = _metadata(image, losses)
         turn = TURNS.get(_orientation(metadata.get("exif", b"")))

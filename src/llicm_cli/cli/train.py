@@ -65,9 +65,7 @@ def _options(
     from llicm_cli.training.loop import Budget, Options
 
     budget = Budget(steps, minutes)
-    if not output.name:
-        raise OutputError(f"{output}: is a folder")
-    card_file = output.with_suffix(".json")
+    card_file = output.parent / f"{output.stem}.json"  # ``with_suffix`` fails where the output is a folder
     if len({os.path.realpath(path) for path in (output, card_file, checkpoint)}) < 3:
         words = f"weights, model card ({card_file}) and checkpoint ({checkpoint}) need names of their own"
         raise UsageError(f"{output}: {words}; name the weights .safetensors")
@@ -82,7 +80,10 @@ def _options(
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-        check_output(path, overwrite=True)
+        try:
+            check_output(path, overwrite=True)
+        except OutputError as error:
+            raise OutputError(f"{path}: {error}") from error
     with console.progress(f"train {stage}") as tick:
         yield Options(
             budget=budget, device=place, checkpoint=checkpoint,
