@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -38,6 +39,7 @@ from llicm_cli.training.codec import (
     weights_file,
 )
 from llicm_cli.training.data import Crops, find_photos
+from llicm_cli.training.drawings import drawing
 from llicm_cli.training.loop import Budget, Muon, Options, Run, learning_rate_factor, optimisers, take_over
 from llicm_cli.training.restorer import ClassWeights
 
@@ -550,3 +552,29 @@ def test_distortion_counts_lost_structure_beyond_squared_error():
     assert float(distortion(x, x)) < 1e-6
     brighter, noisy = float(distortion(x + offset, x)), float(distortion(x + noise, x))
     assert noisy > 1.5 * brighter > 0
+
+
+def test_drawings_take_their_share_among_the_crops(tmp_path: Path):
+    Image.new("RGB", (96, 96), (60, 120, 180)).save(tmp_path / "photo.png")
+    crops = Crops(find_photos([tmp_path]), torch.device("cpu"), 48, seed=0)
+    photo = torch.tensor([60, 120, 180])[:, None, None] / 255
+
+    def drawings(drawn: float) -> float:
+        x = crops.batch(400, 48, drawn=drawn)
+        assert x.shape == (400, 3, 48, 48) and 0 <= x.min() <= x.max() <= 1
+        return float((x - photo).abs().amax((1, 2, 3)).gt(1e-6).double().mean())
+
+    assert drawings(0) == 0
+    assert drawings(0.25) == pytest.approx(0.25, abs=0.07)
+
+
+def test_drawings_are_plain_or_ramps_or_hold_shapes_or_text():
+    rng = np.random.default_rng(0)
+    plain = smooth = 0
+    for _ in range(300):
+        picture = drawing(rng, 64)
+        assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+        step = max(np.abs(np.diff(picture.astype(int), axis=axis)).max() for axis in (0, 1))
+        plain += step == 0
+        smooth += 0 < step < 8
+    assert 30 < plain < 100 and 30 < smooth < 100  # a sixth each; shapes and letters may miss the picture

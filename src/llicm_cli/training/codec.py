@@ -1,4 +1,5 @@
-"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs.
+"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs and a
+few drawings.
 
 Latents are rounded to be decoded (straight-through), but their bits are counted with additive noise to the
 end. Counting the bits of rounded symbols instead lets a zero cost nothing in the backward pass, and the
@@ -45,6 +46,7 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
     from compressai._CXX import pmf_to_quantized_cdf
     from compressai.entropy_models import EntropyBottleneck
 
+DRAWN = 0.04  # of the crops, so that what is no photograph is coded well too
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 COUNTED_BATCHES = 40  # for the tables
@@ -238,7 +240,7 @@ def train_codec(
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
-        x = crops.batch(count, size, turned=True)  # a codec need not know which way is up
+        x = crops.batch(count, size, turned=True, drawn=DRAWN)  # a codec need not know which way is up
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()

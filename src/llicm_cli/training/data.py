@@ -1,4 +1,4 @@
-"""Training photographs: decoded once into memory, cropped at random."""
+"""Training photographs: decoded once into memory, cropped at random; drawings among them where asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import picture_formats, read_image
+from llicm_cli.training.drawings import drawing
 
 VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
 SIZES = (1, 0.7, 0.5)  # of the sides, at which every photo is learned from
@@ -77,9 +78,9 @@ class Crops:
         if not (self.sides.min(1) >= largest).any():
             raise UsageError(f"no photo is at least {largest} pixels a side")
 
-    def batch(self, count: int, size: int, turned: bool = False) -> Tensor:
+    def batch(self, count: int, size: int, turned: bool = False, drawn: float = 0) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored; ``turned``: each by
-        any number of quarter turns too."""
+        any number of quarter turns too; ``drawn``: the share of them that are drawings in place of photos."""
         crops = []
         weight = self.areas * (self.sides.min(1) >= size)
         for i in self.rng.choice(len(self.photos), count, p=weight / weight.sum()):
@@ -89,5 +90,8 @@ class Crops:
             crop = photo[:, top : top + size, left : left + size]
             crop = crop.flip(2) if self.rng.random() < 0.5 else crop
             crops.append(crop.rot90(int(self.rng.integers(4)), (1, 2)) if turned else crop)
+        for i in range(count if drawn else 0):
+            if self.rng.random() < drawn:
+                crops[i] = torch.from_numpy(drawing(self.rng, size)).permute(2, 0, 1).to(crops[i].device)
         stack = torch.stack(crops).to(memory_format=torch.channels_last)
         return stack.float() / 255
