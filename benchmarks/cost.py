@@ -27,7 +27,8 @@ from llicm_cli import bitstream, coding, tiling
 from llicm_cli.bench.codecs import LAMBDAS
 from llicm_cli.bench.curves import bd_rate
 from llicm_cli.bench.metrics import psnr
-from llicm_cli.bench.sets import find_pictures, open_picture
+from llicm_cli.bench.sets import find_pictures
+from llicm_cli.image_io import open_rgb
 from llicm_cli.models import exact
 from llicm_cli.models.blocks import Pointwise
 from llicm_cli.models.codec import HYPER, PATCH, Codec
@@ -147,7 +148,7 @@ def batch(folder: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.01
 @app.command()
 def seams(path: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.013) -> None:
     """PSNR of a picture decoded and restored in bands and tiles against the same in one piece."""
-    image = open_picture(path)
+    image = open_rgb(path)
     decoded, restored = decode(encode(image, lmbda)), enhance(image, "denoise")
     coding.BAND_PIXELS = tiling.CORE = 2**30
     whole = decode(encode(image, lmbda)), enhance(image, "denoise")
@@ -166,7 +167,7 @@ def integers(folder: Path) -> None:
     figures: dict[str, list[list[tuple[float, float]]]] = {"real": [], "estimated": []}
     torch.manual_seed(0)  # of the noise that stands for the hyper-latent's rounding
     for path in find_pictures(folder):
-        image = open_picture(path)
+        image = open_rgb(path)
         image = image.crop((0, 0, image.width // cell * cell, image.height // cell * cell))
         x = coding.to_unit(to_pixels(image))[None].contiguous(memory_format=torch.channels_last)
         real, estimated = [], []

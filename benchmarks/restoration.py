@@ -21,8 +21,9 @@ from torch import Tensor
 
 from llicm_cli import pipeline
 from llicm_cli.bench.metrics import psnr, ssim
-from llicm_cli.bench.sets import PictureSet, find_pictures, open_picture
+from llicm_cli.bench.sets import PictureSet, find_pictures
 from llicm_cli.coding import to_bytes, to_unit
+from llicm_cli.image_io import open_rgb
 from llicm_cli.models.restorer import source, tones
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.pipeline import to_image, to_pixels
@@ -140,7 +141,7 @@ def guide(
         output.write_text(json.dumps(results, indent=1) + "\n")
     hits = {"pictures": [], "decoded": []}
     for i, path in enumerate(find_pictures(photos or root / "kodak")[::every]):
-        clean = open_picture(path)
+        clean = open_rgb(path)
         for label, name in enumerate(CLASSES):
             picture = clean if name == CLEAN else pipeline.degrade(clean, name, seed=1000 + i)
             decoded = pipeline.decode(pipeline.encode(picture, low))

@@ -278,6 +278,8 @@ def test_losses_are_told(llicm: Llicm, crop: Image.Image, tmp_path: Path):
     crop.save(tmp_path / "x.jpg", icc_profile=b"profile")
     result = llicm("encode", tmp_path / "x.jpg")
     assert result.code == 0 and "warning" in result.stderr and "ICC" in result.stderr
+    crop.save(tmp_path / "x.jpg", icc_profile=b"profile", comment=b"a comment")
+    assert llicm("encode", tmp_path / "x.jpg", "--overwrite", "--strip") == Result(0, b"", "")
 
 
 @pytest.mark.parametrize(
@@ -329,8 +331,9 @@ def test_what_restoring_takes_goes_with_a_task(
     llicm: Llicm, tmp_path: Path, stream: bytes, option: tuple[str, str]
 ):
     (tmp_path / "x.llic").write_bytes(stream)
-    result = llicm("decode", tmp_path / "x.llic", *option)
-    assert result.code == 2 and "--task" in result.stderr
+    for command in (["decode"], ["enhance", "--task", "none"]):
+        result = llicm(*command, tmp_path / "x.llic", *option)
+        assert result.code == 2 and "--task" in result.stderr
 
 
 def test_results_that_cannot_be_shown_are_output_errors(tmp_path: Path, stream: bytes):
@@ -338,6 +341,12 @@ def test_results_that_cannot_be_shown_are_output_errors(tmp_path: Path, stream: 
     script = f"{sys.executable} -m llicm_cli info {tmp_path}/x.llic > /dev/full"
     run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 6 and len(run.stderr.splitlines()) == 1
+
+
+def test_no_progress_bars_in_logs_even_where_colours_are_forced(picture: Path):
+    command = [sys.executable, "-m", "llicm_cli", "encode", str(picture)]
+    run = subprocess.run(command, env=os.environ | {"FORCE_COLOR": "1"}, capture_output=True, check=True)
+    assert run.stderr == b""
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", ">(true)"])
@@ -466,6 +475,17 @@ def test_results_of_a_batch_are_not_taken_for_its_inputs(llicm: Llicm, crop: Ima
     assert (skipped.code, skipped.stderr) == (0, "llicm: 2 of 2 were there already\n")
     assert names(tmp_path) == ["a.dehaze.png", "a.png"]
     assert llicm("degrade", both[1], "--task", "dehaze", "-o", both[1], "--overwrite").code == 0
+
+
+def test_a_batch_may_run_again_over_its_results(llicm: Llicm, picture: Path):
+    assert llicm("encode", picture).code == 0
+    both = [picture, picture.with_suffix(".llic")]  # as * names them
+    again = llicm("encode", *both, "--skip-existing")
+    assert (again.code, again.stderr) == (0, "llicm: 2 of 2 were there already\n")
+    assert "is an input and the output of another" in one_line(llicm("encode", *both))
+    Image.open(picture).save(picture.with_suffix(".bmp"))
+    clash = llicm("encode", picture, picture.with_suffix(".bmp"), both[1], "--skip-existing")
+    assert clash.code == 2 and "several inputs" in one_line(clash)
 
 
 def test_names_that_the_terminal_cannot_show(tmp_path: Path, stream: bytes):

@@ -67,6 +67,22 @@ def test_one_bit_and_grey_palette_become_grey(crop: Image.Image):
         assert image.mode == "L" and np.array_equal(image, picture.convert("L"))
 
 
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_grey_stays_grey_where_one_level_is_transparent(crop: Image.Image, mode: str):
+    picture = crop.convert("1") if mode == "1" else crop.convert("L").convert("P")
+    image, losses = read_image(saved(picture, "PNG", transparency=0))
+    shown = np.asarray(picture)
+    assert image.mode == "LA" and losses == []
+    assert np.array_equal(image.getchannel("A"), np.where(shown == 0, 0, 255))
+    assert np.array_equal(image.getchannel("L"), picture.convert("L"))
+
+
+def test_a_grey_palette_keeps_a_profile_of_colours(crop: Image.Image):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image, losses = read_image(saved(crop.convert("L").convert("P"), "PNG", icc_profile=profile))
+    assert image.mode == "RGB" and image.info["icc_profile"] == profile and losses == []
+
+
 def test_an_opaque_alpha_channel_costs_nothing(crop: Image.Image):
     image, losses = read_image(saved(crop.convert("RGBA"), "PNG"))
     assert losses == [] and np.array_equal(image, crop)
@@ -368,6 +384,14 @@ def test_a_picture_is_turned_once(crop: Image.Image, told: bytes, suffix: str):
     again, _ = read_image(picture_bytes(image, suffix)[0])
     assert np.array_equal(again, image)
     assert (b'Orientation="1"' in image.info["xmp"]) == bool(told)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_pixels_that_lie_turned_stay_told_so(crop: Image.Image, suffix: str):
+    lying = crop.copy()
+    lying.info["exif"] = exif(6)
+    data, losses = picture_bytes(lying, suffix)
+    assert losses == [] and np.array_equal(read_image(data)[0], crop.transpose(Image.Transpose.ROTATE_270))
 
 
 def test_an_upright_tiff_does_not_tell_of_a_turn_in_xmp(crop: Image.Image):

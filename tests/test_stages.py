@@ -16,7 +16,7 @@ from PIL import Image
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
 from llicm_cli.degrade import Dice, exposure, unreduced
-from llicm_cli.errors import UsageError
+from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
@@ -227,6 +227,9 @@ def test_pairs_are_drawn_for_the_crops_that_fit_into_them(tmp_path: Path):
     assert greys(64) == {200}
     with pytest.raises(UsageError, match="at least 96"):
         Pairs(tmp_path, 96)
+    (tmp_path / "gt" / "large.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="gt/large.png: not a picture"):
+        Pairs(tmp_path, 64)
 
 
 @pytest.mark.parametrize("text", ["lowlight", "haze=x", "=x"])

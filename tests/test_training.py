@@ -38,7 +38,7 @@ from llicm_cli.training.codec import (
     stratified_positions,
     weights_file,
 )
-from llicm_cli.training.data import Crops, find_photos
+from llicm_cli.training.data import Crops, find_photos, split
 from llicm_cli.training.drawings import drawing
 from llicm_cli.training.loop import Budget, Muon, Options, Run, learning_rate_factor, optimisers, take_over
 from llicm_cli.training.restorer import ClassWeights
@@ -387,6 +387,8 @@ def test_crops_come_from_all_photos_that_are_large_enough(tmp_path: Path):
         assert set((batch * 255).round().int().unique().tolist()) == values
     with pytest.raises(UsageError, match="at least 192 pixels a side"):
         Crops(find_photos([tmp_path]), torch.device("cpu"), 192, seed=0)
+    with pytest.raises(UsageError, match="two photos"):
+        split(find_photos([tmp_path])[:1])
 
 
 def test_photos_are_learned_from_at_three_sizes_drawn_alike(tmp_path: Path):
@@ -459,7 +461,8 @@ def test_the_model_card_must_have_a_place(llicm: Llicm, photos: Path, tmp_path: 
     [
         ("/a/b.pt", "b.pt"), ("--codec=/a/c.safetensors", "--codec=c.safetensors"), ("plain", "plain"),
         ("derain=/a/PAIRS", "derain=PAIRS"), ("--pairs=derain=/a/PAIRS", "--pairs=derain=PAIRS"),
-        ("local-dir:/a/vit", "local-dir:vit"),
+        ("local-dir:/a/vit", "local-dir:vit"), ("-o/a/x.safetensors", "-ox.safetensors"),
+        ("hf-hub:timm/vit", "hf-hub:timm/vit"),
     ],
 )  # fmt: skip
 def test_cards_name_commands_without_folders(word: str, short: str):

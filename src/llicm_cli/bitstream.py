@@ -187,7 +187,7 @@ def _unfold(content: bytes) -> bytes:
     try:
         value = unpacker.decompress(content, METADATA_LIMIT + 1)
     except zlib.error as error:
-        raise BitstreamError("the stream is malformed (its metadata cannot be unfolded)") from error
+        raise BitstreamError("the stream is malformed (its metadata cannot be decompressed)") from error
     if len(value) > METADATA_LIMIT or not unpacker.eof or unpacker.unused_data:
         raise BitstreamError("the stream is malformed (metadata of impossible size)")
     return value

@@ -133,12 +133,12 @@ class _Latents:
         rows = slice(top - first, bottom - first)
         return mean[:, rows], index[:, rows], masks[step, :, rows]
 
-    def walk(self, code: Callable[[Tensor, Tensor, Tensor], Tensor], begin: Callable[[], None]) -> None:
+    def walk(self, code: Callable[[Tensor, Tensor], Tensor], begin: Callable[[], None]) -> None:
         """Walk the steps and bands, filling ``symbols`` and ``y``.
 
         Args:
-            code: (residuals of the latents to code, those of a decoder mean nothing; their means; their scale
-                indices), all (N,) -> their symbols.
+            code: (residuals of the latents to code, those of a decoder mean nothing; their scale indices),
+                both (N,) -> their symbols.
             begin: called before each band of a step.
         """
         for step in range(STEPS):
@@ -148,7 +148,7 @@ class _Latents:
                 chosen = mask & (index >= CERTAIN_ZERO_BELOW)
                 y = self.y[:, top:bottom]
                 found = torch.zeros_like(mean)
-                found[chosen] = code(y[chosen] - mean[chosen], mean[chosen], index[chosen])
+                found[chosen] = code(y[chosen] - mean[chosen], index[chosen])
                 self.symbols[:, top:bottom] += found.short()
                 y.copy_(torch.where(mask, found + mean, y))
 
@@ -268,7 +268,7 @@ def encode_pixels(
     writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
     latents = _Latents(model, z_hat, y, rate)
 
-    def code(residual: Tensor, mean: Tensor, index: Tensor) -> Tensor:
+    def code(residual: Tensor, index: Tensor) -> Tensor:
         symbols = choose_symbols(residual, scale_of(index), worth).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
         writer.put(_int32(symbols), _int32(index))
         return symbols
@@ -294,7 +294,7 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
     z_hat = reader.take(_hyper_tables(z_shape)).reshape(z_shape).clamp(-HYPER_LIMIT, HYPER_LIMIT)
     latents = _Latents(model, z_hat, torch.zeros(codec.config.latent, h, w), stream.rate)
 
-    def code(residual: Tensor, mean: Tensor, index: Tensor) -> Tensor:
+    def code(residual: Tensor, index: Tensor) -> Tensor:
         return reader.take(_int32(index)).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
 
     latents.walk(code, reader.begin)

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from llicm_cli.bitstream import MAX_PIXELS, METADATA_LIMIT, size_problem
 from llicm_cli.errors import InputError, OutputError
+from llicm_cli.storage import read_bytes
 
 INFO = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}  # our names of metadata: Pillow's in ``info``
 SOFTWARE = ("Software", "llicm")  # beside ``llicm``, the text that ``picture_bytes`` writes itself
@@ -98,12 +100,31 @@ def picture_formats() -> list[str]:
     return [name for name in Image.OPEN if name not in NOT_PICTURES]
 
 
-def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
+def is_picture(path: Path) -> bool:
+    """Whether this is a file whose name is that of a picture which can be read."""
+    formats = picture_formats()
+    return Image.registered_extensions().get(path.suffix.lower()) in formats and path.is_file()
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """The pixels of a picture as RGB, without its metadata; raises InputError, which names the file."""
+    try:
+        picture = read_image(read_bytes(path), strip=True)[0].convert("RGB")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    picture.info = {}
+    return picture
+
+
+def read_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, strip: bool = False
+) -> tuple[Image.Image, list[str]]:
     """Open a still picture and make it L, LA, RGB or RGBA, upright.
 
     Args:
         data: a file of any format that Pillow reads.
         max_pixels: as for ``bitstream.size_problem``; checked before anything is unpacked.
+        strip: drop its metadata, and do not count them among what was lost.
 
     Returns:
         The picture, EXIF orientation applied, with what ``INFO`` names in its ``info`` (EXIF from its byte
@@ -119,7 +140,9 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         if problem := size_problem(*image.size, max_pixels):
             raise InputError(problem)
         if _is_raw(image, data):
-            raise InputError("a preview comes first in this file, as in a camera's raw files: develop it")
+            raise InputError(
+                "only the preview of a camera's raw file can be read: export it from a raw converter first"
+            )
         white = _white(image)  # before the pixels are loaded
         turned = _tag(image, ORIENTATION, 1) in TURNS  # a TIFF, by Pillow, which then drops the tag
         with _unlimited() if image.format in ("TIFF", "PNG") else nullcontext():  # these ask again
@@ -129,8 +152,9 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         if image.format == "PNG":
             for name in [n for n in OF_CHUNKS & image.info.keys() if isinstance(image.info[n], str)]:
                 del image.info[name]  # no chunk, a text of that name
+        dropped = _not_kept(image)
+        metadata = _metadata(image, dropped)
         losses = _losses(image, white > 255 or _hides_bits(image, data), _has_more(image.format, data))
-        metadata = _metadata(image, losses)
         turn = TURNS.get(_orientation(metadata.get("exif", b"")))
         if (turn is not None or turned) and "xmp" in metadata:
             metadata["xmp"] = XMP_TURN.sub(rb"\g<1>1", metadata["xmp"])
@@ -139,9 +163,12 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
         pixels = _as_coded(image, white, metadata, losses)
         if turn is not None:
             pixels = pixels.transpose(turn)
-        losses += _unfit(metadata, pixels.mode)
+        dropped += _unfit(metadata, pixels.mode)
+        if strip:
+            pixels.info = {}
+            return pixels, losses
         pixels.info = {INFO[name]: value for name, value in metadata.items()}
-        return pixels, losses
+        return pixels, dropped + losses
     except InputError:
         raise
     except MemoryError as error:
@@ -203,9 +230,8 @@ def _hides_bits(image: Image.Image, data: bytes) -> bool:
     return False
 
 
-def _losses(image: Image.Image, deep: bool, more: bool) -> list[str]:
-    """What coding this picture will not keep, in words; ``deep``: it has more than 8 bits a channel;
-    ``more``: its file shows other pictures too."""
+def _not_kept(image: Image.Image) -> list[str]:
+    """Metadata that find no place in ``INFO``, in words."""
     info = image.info
     lost = {word for key, word in NOT_KEPT.items() if info.get(key)}
     texts: dict[str, str] = getattr(image, "text", {})
@@ -219,13 +245,17 @@ def _losses(image: Image.Image, deep: bool, more: bool) -> list[str]:
         primaries = info.get("chromaticity", SRGB_PRIMARIES)
         if max(abs(a - b) for a, b in zip(primaries, SRGB_PRIMARIES, strict=True)) > 0.002:
             lost.add("primary colours")
+    return [f"metadata is not kept ({', '.join(sorted(lost))})"] if lost else []
+
+
+def _losses(image: Image.Image, deep: bool, more: bool) -> list[str]:
+    """What of the pixels is not read, in words; ``deep``: they have more than 8 bits a channel; ``more``: the
+    file shows other pictures too."""
     losses = []
-    if lost:
-        losses.append(f"metadata is not kept ({', '.join(sorted(lost))})")
     if more:
-        losses.append("only the first of several frames is coded")
+        losses.append("only the first of several frames is read")
     if deep:
-        losses.append("more than 8 bits a channel: coded at 8 bits")
+        losses.append("more than 8 bits a channel: read at 8 bits")
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBX", "RGBa", "La") and not deep:
         losses.append(f"colours are converted from {image.mode} to RGB")
     if 0 in _tag(image, TIFF_EXTRA, ()):
@@ -334,13 +364,12 @@ def _as_coded(image: Image.Image, white: int, metadata: dict[str, bytes], losses
         image = image.convert("LA")
     if image.has_transparency_data:
         _scale_key(image, white)
-        clear = image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
-        if image.mode in ("L", "LA"):
-            return image.convert("LA" if clear else "L")
-        return image.convert("RGBA" if clear else "RGB")
-    if image.mode in ("1", "L") or (image.mode == "P" and _grey_palette(image)):
-        return image.convert("L")
-    return image.convert("RGB")
+        whole = image.convert("RGBA")
+        clear = whole.getchannel("A").getextrema() != (255, 255)
+        if _is_grey(image, metadata):
+            return whole.convert("LA" if clear else "L")
+        return whole if clear else whole.convert("RGB")
+    return image.convert("L" if _is_grey(image, metadata) else "RGB")
 
 
 def _grey_of_16_bits(image: Image.Image, white: int, losses: list[str]) -> Image.Image:
@@ -371,9 +400,13 @@ def _scale_key(image: Image.Image, white: int) -> None:
         image.info["transparency"] = tuple(level >> 8 for level in key)
 
 
-def _grey_palette(image: Image.Image) -> bool:
+def _is_grey(image: Image.Image, metadata: dict[str, bytes]) -> bool:
+    """Whether a picture has no colour by its mode, or by its palette; not where a profile asks for RGB."""
+    if image.mode not in ("P", "PA"):
+        return image.mode in ("1", "L", "LA")
     colours = image.convert("RGB").getcolors(256) or []
-    return all(r == g == b for _, (r, g, b) in colours)  # type: ignore[misc]
+    grey = all(r == g == b for _, (r, g, b) in colours)  # type: ignore[misc]
+    return grey and metadata.get("icc", b"")[16:20] != ICC_SPACES["RGB"]
 
 
 def picture_bytes(image: Image.Image, suffix: str, deep: bool = False) -> tuple[bytes, list[str]]:
@@ -462,8 +495,10 @@ def _as_options(name: str, metadata: dict[str, bytes], told: str | None, losses:
         if "xmp" in metadata:
             texts.add_itxt(PNG_XMP, metadata["xmp"].decode())
     elif name == "TIFF" and ("exif" in metadata or "xmp" in metadata):
-        options["exif"] = tags = _tiff_tags(metadata.get("exif", b""), losses)
-        tags[ORIENTATION] = 1  # where a TIFF does not tell, Pillow would ask XMP
+        exif = metadata.get("exif", b"")
+        options["exif"] = tags = _tiff_tags(exif, losses)
+        # Where a TIFF does not tell, Pillow would ask XMP.
+        tags[ORIENTATION] = _orientation(exif.removeprefix(EXIF_MARK))
         if "xmp" in metadata:
             tags[TIFF_XMP] = metadata["xmp"]  # Pillow takes all tags from one place
         options["compression"] = None  # and writes EXIF into plain TIFF only

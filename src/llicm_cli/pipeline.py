@@ -52,7 +52,7 @@ def to_image(pixels: Tensor, grey: bool = False) -> Image.Image:
 
 def _check_image(image: Image.Image) -> None:
     if image.mode not in MODES:
-        raise InputError(f"a picture of mode {image.mode} cannot be coded; convert it to L or RGB first")
+        raise InputError(f"pictures of mode {image.mode} are not supported; convert it to L or RGB first")
     if 0 in image.size:
         raise InputError(f"a picture of {image.width}x{image.height} has no pixels")
 
@@ -74,6 +74,9 @@ def _to_code(image: Image.Image, objective: str, task: str) -> Rows:
 def _encode_at(image: Image.Image, rows: Rows, alpha: bytes, rate: int, objective: str, effort: int) -> bytes:
     """Code what ``_to_code`` and ``_pack_alpha`` gave, with the metadata of the picture."""
     model, metadata = load_codec(), _metadata(image)
+    for name, value in metadata.items():
+        if len(value) > bitstream.METADATA_LIMIT:
+            raise InputError(f"{name.upper()} metadata exceed the limit of 2**24 bytes")
     payload, crc = encode_pixels(model, rows, image.height, image.width, rate, objective == "rpo", effort)
     colour = "grey" if _is_grey(image) else "RGB"
     return bitstream.write(
@@ -86,13 +89,11 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:
-    """What a stream keeps of a picture's ``info``; raises InputError."""
+    """What is kept of a picture's ``info``."""
     found = {}
     for name, key in INFO.items():
         if value := image.info.get(key):
             value = value.encode() if isinstance(value, str) else bytes(value)
-            if len(value) > bitstream.METADATA_LIMIT:
-                raise InputError(f"{name.upper()} metadata exceed the limit of 2**24 bytes")
             found[name] = value.removeprefix(EXIF_MARK)
     return found
 
@@ -160,10 +161,11 @@ def encode(
     """Code a picture.
 
     Args:
-        image: mode L, LA, RGB or RGBA, 8 bits a channel, of any size. Transparency is kept without
-            loss, and so are ``icc_profile``, ``exif`` and ``xmp`` (bytes) in its ``info``.
-        lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * D``, D of
-            ``models.distortion`` (CompressAI's convention): larger means better and larger.
+        image: mode L, LA, RGB or RGBA, 8 bits a channel, of any size. Pixels are coded as they lie, whatever
+            EXIF says of their orientation. Transparency is kept without loss, and so are ``icc_profile``,
+            ``exif`` and ``xmp`` (bytes) in its ``info``.
+        lmbda: rate-distortion multiplier, 0.001 .. 0.1, of ``bpp + lmbda * 255**2 * D`` as in CompressAI,
+            D the mean squared error (training and effort mix in MS-SSIM): larger means better and larger.
         objective: ``rdo``, a faithful copy of the picture as it is; or ``rpo``, an estimate of the clean
             picture behind it: where the source is seen through a disturbance and error is squared, the best
             encoder first estimates the source and then codes the estimate (Dobrushin and Tsybakov, 1962;
@@ -177,7 +179,8 @@ def encode(
 
     Raises:
         UsageError: lmbda or effort out of range, an unknown objective or task.
-        InputError: a picture of another mode, or without pixels.
+        InputError: a picture of another mode, without pixels, or with more than 2**24 bytes of one metadata.
+        ModelError: weights are missing or damaged.
     """
     try:
         rate = bitstream.rate_of_lambda(lmbda)
@@ -208,7 +211,8 @@ def encode_to_size(
     Raises:
         UsageError: size is not positive, effort out of range, an unknown objective or task.
         TargetError: no lambda in range gives that size.
-        InputError: a picture of another mode, or without pixels.
+        InputError: as for ``encode``.
+        ModelError: weights are missing or damaged.
     """
     if size < 1:
         raise UsageError(f"a file cannot have {size} bytes")
@@ -227,7 +231,6 @@ def encode_to_size(
             place = float(np.interp(np.log(size), ends, (low, high)))
             margin = (high - low) // 16 + 1
             rate = min(max(round(place), low + margin), high - margin)
-            rate = rate if low < rate < high else (low + high) // 2
             found[rate] = at(rate)
             low, high = (rate, high) if len(found[rate]) < size else (low, rate)
     best = _nearest(found, size)
@@ -371,7 +374,7 @@ def decode(
 
     Raises:
         BitstreamError: truncated, damaged, foreign, or from a newer version.
-        ModelError: coded with other weights than the installed ones.
+        ModelError: coded with other weights than the installed ones, or weights are missing or damaged.
         UsageError: an unknown task, a strength or passes out of range.
     """
     tasks = _check_restoration(task or NONE, strength, passes, None)
@@ -418,6 +421,7 @@ def enhance(
     Raises:
         UsageError: an unknown task, a strength or passes out of range, or a mask that does not fit.
         InputError: a picture of another mode, or without pixels.
+        ModelError: weights of guide or head are missing, damaged, or do not belong together.
     """
     tasks = _check_restoration(task, strength, passes, mask)
     _check_image(image)
@@ -440,6 +444,7 @@ def inspect(image: Image.Image) -> dict[str, float]:
 
     Raises:
         InputError: a picture of another mode, or without pixels.
+        ModelError: weights of the guide are missing or damaged.
     """
     _check_image(image)
     guide = load_guide()

@@ -70,6 +70,14 @@ def _linked(temporary: Path, path: Path) -> bool:
     return True
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, as far as they are missing; raises OutputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
 def remove_unfinished() -> None:
     """Leave no temporary file, before a process ends in the middle of its work."""
     for temporary in list(_unfinished):
@@ -85,8 +93,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             return
         if os.path.lexists(path) and not overwrite:
             raise OutputError("exists already (use --overwrite to replace it)")
-        if not path.parent.is_dir():
-            raise OutputError(f"the folder {path.parent} does not exist")
+        folder = Path(os.path.realpath(path)).parent  # of what a link names
+        if not folder.is_dir():
+            raise OutputError(f"the folder {folder} does not exist")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"nothing can be written to the folder {folder}")
     except OSError as error:
         raise OutputError(error.strerror or str(error)) from error
 

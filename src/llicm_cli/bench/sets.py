@@ -10,27 +10,14 @@ from PIL import Image
 
 from llicm_cli import pipeline
 from llicm_cli.errors import InputError, LlicmError, UsageError
-from llicm_cli.image_io import read_image
-from llicm_cli.storage import read_bytes
+from llicm_cli.image_io import is_picture, open_rgb
 from llicm_cli.tasks import CLEAN
-
-SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The pixels of a picture as RGB, 8 bits; raises InputError."""
-    try:
-        picture = read_image(read_bytes(path))[0].convert("RGB")
-        picture.info = {}  # metadata would count as bits
-        return picture
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def find_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, sorted by name; raises InputError or UsageError."""
     try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in folder.iterdir() if is_picture(p))
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}") from error
     if not found:
@@ -83,11 +70,11 @@ class PictureSet:
 
     def pair(self, path: Path) -> tuple[Image.Image, Image.Image]:
         """(input, ground truth) of one of ``paths``, both RGB; raises LlicmError."""
-        picture = open_picture(path)
+        picture = open_rgb(path)
         if self.task == CLEAN:
             return picture, picture
         if self.paired:
-            truth = open_picture(self.folder / "gt" / path.name)
+            truth = open_rgb(self.folder / "gt" / path.name)
             if truth.size != picture.size:
                 raise InputError(f"{path}: input and ground truth differ in size")
             return picture, truth

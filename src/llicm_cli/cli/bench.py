@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llicm_cli.cli import console
-from llicm_cli.errors import OutputError, UsageError
-from llicm_cli.storage import write_file
+from llicm_cli.errors import UsageError
+from llicm_cli.storage import make_folder, write_file
 from llicm_cli.tasks import check_task
 
 if TYPE_CHECKING:
@@ -160,11 +160,8 @@ def report(
     if output is None:
         console.show(text.rstrip())
         return
+    make_folder(output)
     with console.progress("bench report") as tick:
         whole = page(sets, text, curves, pictures, head, tick)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
     write_file(output / "report.md", text.encode(), overwrite=True)
     write_file(output / "report.html", whole.encode(), overwrite=True)

@@ -84,7 +84,7 @@ def progress(title: str) -> Iterator[Callable[[float, str], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=_stderr, disable=not _stderr.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=_stderr, disable=not _stderr.file.isatty(), transient=True) as bar:
         task = bar.add_task("", total=1.0)
 
         def tick(done: float, words: str = "") -> None:

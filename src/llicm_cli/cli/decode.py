@@ -18,12 +18,12 @@ from llicm_cli.cli.files import (
     Strip,
     Task,
     check_suffix,
+    check_tasks,
     picture_file,
     plan_outputs,
     process,
 )
-from llicm_cli.errors import UsageError
-from llicm_cli.tasks import NONE, parse_tasks
+from llicm_cli.tasks import NONE
 
 SUFFIX = ".png"
 
@@ -46,8 +46,7 @@ def decode(
     The output's suffix chooses its format, one that keeps every pixel: .png, .tif, .webp, .bmp, .ppm.
     Standard output and derived names are PNG.
     """
-    if not parse_tasks(task) and (strength, passes) != (1, 1):
-        raise UsageError("--strength and --passes go with --task")
+    check_tasks(task, strength, passes)
     outputs = plan_outputs(inputs, output, SUFFIX)
     check_suffix(output, outputs, deep)
     from llicm_cli import pipeline

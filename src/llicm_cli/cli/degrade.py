@@ -27,7 +27,7 @@ from llicm_cli.tasks import TASKS, check_task
 def degrade(
     inputs: Inputs,
     task: Annotated[
-        str, typer.Option(help=f"What to add: that which undoes it is one of {', '.join(TASKS)}.")
+        str, typer.Option(help=f"What to add, named by the task that undoes it: {', '.join(TASKS)}.")
     ],
     output: Output = None,
     seed: Annotated[

@@ -24,6 +24,7 @@ from llicm_cli.cli.files import (
     Strip,
     Task,
     check_suffix,
+    check_tasks,
     picture_file,
     plan_outputs,
     process,
@@ -33,7 +34,7 @@ from llicm_cli.cli.files import (
 from llicm_cli.cli.inspect import table
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.image_io import read_image
-from llicm_cli.tasks import AUTO, parse_tasks
+from llicm_cli.tasks import AUTO
 
 SUFFIX = ".enhanced.png"
 
@@ -75,7 +76,7 @@ def enhance(
     Inputs are pictures of any format that Pillow reads, or streams, which are decoded as by decode --task.
     Derived names end in .enhanced.png.
     """
-    tasks = parse_tasks(task)
+    tasks = check_tasks(task, strength, passes)
     if mask is not None and ("inpaint" not in tasks or mask == STANDARD):
         raise UsageError("--mask goes with --task inpaint, and names a file")
     outputs = plan_outputs(inputs, output, SUFFIX)

@@ -18,8 +18,8 @@ from llicm_cli.bitstream import MAX_PIXELS
 from llicm_cli.cli import console
 from llicm_cli.errors import InputError, LlicmError, OutputError, UsageError
 from llicm_cli.image_io import INFO, PICTURE_FORMATS, picture_bytes, read_image
-from llicm_cli.storage import check_output, read_bytes, remove_unfinished, write_file
-from llicm_cli.tasks import MOST_PASSES, TASKS
+from llicm_cli.storage import check_output, make_folder, read_bytes, remove_unfinished, write_file
+from llicm_cli.tasks import MOST_PASSES, TASKS, parse_tasks
 
 STANDARD = Path("-")
 Failure = tuple[Path, int]  # an input, and the exit code it asks for
@@ -30,7 +30,7 @@ Output = Annotated[
     typer.Option(
         "--output", "-o", show_default=False, metavar="FILE|FOLDER/|-",
         help="Output file; or a folder, existing or ending in /; or - for standard output. "
-        "Without it, outputs lie beside their inputs.",
+        "Without it, outputs lie beside their inputs; that of standard input goes to standard output.",
     ),
 ]  # fmt: skip
 Task = Annotated[
@@ -68,7 +68,7 @@ SkipExisting = Annotated[
 ]
 Jobs = Annotated[
     int,
-    typer.Option(min=1, max=64, help="Files at once; they share the weights, not the memory."),
+    typer.Option(min=1, max=64, help="Files at once; they share the weights, each needs its own memory."),
 ]
 
 
@@ -97,13 +97,12 @@ def plan_outputs(inputs: Sequence[Path], output: str | None, suffix: str) -> lis
     if piped:
         return [STANDARD]
     results = [Path(output or path.parent, path.stem + suffix) for path in inputs]
-    if twice := [r for r, count in Counter(map(os.path.realpath, results)).items() if count > 1]:
+    files = zip(map(os.path.realpath, inputs), map(os.path.realpath, results), strict=True)
+    made = Counter(result for source, result in files if result != source)  # else ``process`` will see to it
+    if twice := [result for result, count in made.items() if count > 1]:
         raise UsageError(f"several inputs would be written to {twice[0]}; rename them or use other folders")
     if output is not None:
-        try:
-            Path(output).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
+        make_folder(Path(output))
     return results
 
 
@@ -122,6 +121,14 @@ def check_suffix(output: str | None, outputs: list[Path], deep: bool = False) ->
         raise UsageError(f"{output}: the suffix must name a lossless picture format: {known}")
     if deep and suffix != ".png":
         raise UsageError(f"{output}: 16 bits a channel are written to .png files only")
+
+
+def check_tasks(task: str, strength: float, passes: int) -> tuple[str, ...]:
+    """The tasks that are named; raises UsageError where one is unknown, or none goes with the rest."""
+    tasks = parse_tasks(task)
+    if not tasks and (strength, passes) != (1, 1):
+        raise UsageError("--strength and --passes go with --task")
+    return tasks
 
 
 def read_input(path: Path) -> bytes:
@@ -145,15 +152,8 @@ def read_picture(
         strip: drop its metadata.
         max_pixels: refuse a larger one.
     """
-    image, losses = read_image(data, max_pixels)
+    image, losses = read_image(data, max_pixels, strip)
     _warn(source, losses)
-    return _stripped(image) if strip else image
-
-
-def _stripped(image: Image.Image) -> Image.Image:
-    """The picture without its metadata."""
-    for key in INFO.values():
-        image.info.pop(key, None)
     return image
 
 
@@ -169,7 +169,9 @@ def picture_file(
         strip: drop its metadata.
         deep: write 16 bits a channel.
     """
-    data, losses = picture_bytes(_stripped(image) if strip else image, target.suffix or ".png", deep)
+    for key in INFO.values() if strip else ():
+        image.info.pop(key, None)
+    data, losses = picture_bytes(image, target.suffix or ".png", deep)
     _warn(source, losses)
     return data
 

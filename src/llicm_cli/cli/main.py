@@ -25,7 +25,7 @@ INTERRUPTED = 130
 EPILOG = (
     "Exit codes: 0 done; 1 internal fault; 2 wrong usage; 3 unreadable input; 4 bad stream; "
     "5 weights missing or unfit; 6 output not writable; 7 target size out of reach; "
-    "130 interrupted or terminated."
+    "130 interrupted or terminated. Of several inputs, the first that failed decides."
 )
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ import typer
 
 from llicm_cli.cli import console
 from llicm_cli.errors import OutputError, UsageError
-from llicm_cli.storage import check_output
+from llicm_cli.storage import check_output, make_folder
 from llicm_cli.training import card
 
 if TYPE_CHECKING:
@@ -76,10 +76,7 @@ def _options(
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"no such device here: {device}") from error
     for path in (output, card_file, checkpoint):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        make_folder(path.parent)
         try:
             check_output(path, overwrite=True)
         except OutputError as error:

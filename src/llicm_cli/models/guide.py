@@ -206,7 +206,7 @@ class Guide(nn.Module):
         return Guidance(content, F.normalize(degradation.mean(1), dim=-1))
 
     def forward(self, x: Tensor, grid: int = GRID) -> Guidance:
-        """Guidance for pictures (B, 3, H, W) in 0..1, any size."""
+        """Guidance for pictures (B, 3, H, W), uint8 or in 0..1, of any size."""
         return self.look(views(x, self.size, grid))
 
     def tokenise(self, phrases: list[str]) -> Tensor:

@@ -9,19 +9,22 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from llicm_cli.storage import write_file
+from llicm_cli.version import __version__
 
 
 def _git_revision() -> str:
-    """The source revision, with "+changes" if the tree was not clean, or "unknown"."""
+    """The source revision, with "+changes" if the tree was not clean; "unknown" of an installed copy, which
+    is in no repository, or only lies within one."""
+    git = partial(subprocess.run, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
     try:
-        here = str(Path(__file__).parent)
-        command = ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+changes"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
+        return git(["git", "describe", "--always", "--abbrev=12", "--dirty=+changes"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -32,8 +35,9 @@ def command_line() -> str:
 
 
 def short(word: str) -> str:
-    """A word, its path reduced to the last part, also behind ``--option=``, ``TASK=`` and ``local-dir:``."""
-    prefix = re.match(r"(--[\w-]+=)?(\w+=|local-dir:)?", word)
+    """A word, its path reduced to the last part, also behind ``--option=``, ``-o``, ``TASK=`` and
+    ``local-dir:``; ``hf-hub:`` is followed by no path, but by a name."""
+    prefix = re.match(r"(--[\w-]+=|-o)?(\w+=|local-dir:|hf-hub:.*)?", word)
     assert prefix is not None
     path = word[prefix.end() :]
     return prefix[0] + (Path(path).name if "/" in path else path)
@@ -69,6 +73,7 @@ def write(weights: Path, data: bytes, facts: dict[str, Any]) -> str:
         **facts,
         "date": datetime.date.today().isoformat(),
         "revision": _git_revision(),
+        "llicm": __version__,
         "torch": version("torch"),
         "compressai": version("compressai"),
     }

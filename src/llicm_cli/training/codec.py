@@ -16,8 +16,8 @@ log-uniformly for every crop from the range of the model; the divisor keeps the 
 rates alike. D is the squared error with a share of MS-SSIM, see ``models.distortion``. The
 hyper-latent's prior is CompressAI's ``EntropyBottleneck``.
 
-The blocks for objective rpo are not trained here. They were fitted to the codec of before, so that the joint
-stage is to follow.
+The blocks for objective rpo are not trained here. They were fitted to the previous codec, so run the joint
+stage again.
 """
 
 from __future__ import annotations

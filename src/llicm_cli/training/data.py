@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from llicm_cli.errors import InputError, UsageError
-from llicm_cli.image_io import picture_formats, read_image
+from llicm_cli.errors import UsageError
+from llicm_cli.image_io import is_picture, open_rgb
 from llicm_cli.training.drawings import drawing
 
 VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
@@ -24,26 +23,23 @@ def find_photos(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder")
-    formats = picture_formats()
-    known = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    found = {p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file()}
+    found = {p for folder in folders for p in folder.rglob("*") if is_picture(p)}
     if not found:
         raise UsageError("no pictures found in the training folders")
     return sorted(found)
 
 
 def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """(training, validation): every twentieth photo of the sorted list is held out."""
+    """(training, validation): every twentieth photo of the sorted list is held out; raises UsageError."""
+    if len(paths) < 2:
+        raise UsageError("training takes two photos at least: one is held out")
     held_out = set(paths[min(len(paths), VALIDATION_EVERY) // 2 :: VALIDATION_EVERY])
     return [p for p in paths if p not in held_out], sorted(held_out)
 
 
 def _read_at_all_sizes(path: Path) -> list[Tensor]:
     """A photo at each of ``SIZES``, uint8 (3, H, W); raises InputError where it is none."""
-    try:
-        picture = read_image(path.read_bytes())[0].convert("RGB")
-    except (InputError, OSError) as error:
-        raise InputError(f"{path}: {error}") from error
+    picture = open_rgb(path)
     sides = [(max(1, round(picture.width * size)), max(1, round(picture.height * size))) for size in SIZES]
     copies = [np.array(picture.resize(size)) for size in sides]
     return [torch.from_numpy(copy).permute(2, 0, 1).contiguous() for copy in copies]
@@ -76,7 +72,9 @@ class Crops:
         self.sides = np.array([p.shape[1:] for p in self.photos], dtype=np.float64).reshape(-1, 2)
         self.areas = self.sides.prod(1)[:: len(SIZES)].repeat(len(SIZES))  # of the photos at full size
         if not (self.sides.min(1) >= largest).any():
-            raise UsageError(f"no photo is at least {largest} pixels a side")
+            raise UsageError(
+                f"none of {len(paths)} photos to learn from, or held out, is at least {largest} pixels a side"
+            )
 
     def batch(self, count: int, size: int, turned: bool = False, drawn: float = 0) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored; ``turned``: each by

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from llicm_cli.degrade import Dice, degrade
 from llicm_cli.errors import InputError, UsageError
-from llicm_cli.image_io import read_image
+from llicm_cli.image_io import open_rgb
 from llicm_cli.models.restorer import TONES, tones
 from llicm_cli.tasks import CLASSES, TASKS
 from llicm_cli.training.data import Crops, find_photos
@@ -38,12 +38,7 @@ class Pairs:
     def __init__(self, folder: Path, largest: int) -> None:
         self.pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         for path in find_photos([folder / "input"]):
-            try:
-                pair = [
-                    read_image(p.read_bytes())[0].convert("RGB") for p in (path, folder / "gt" / path.name)
-                ]
-            except (InputError, OSError) as error:
-                raise InputError(f"{path}: {error}") from error
+            pair = [open_rgb(path), open_rgb(folder / "gt" / path.name)]
             if pair[0].size != pair[1].size:
                 raise InputError(f"{path}: input and ground truth differ in size")
             a, b = (torch.from_numpy(np.array(p)).permute(2, 0, 1).contiguous() for p in pair)

@@ -6,8 +6,8 @@ to serve the head behind it, through it:
 
     beta * R + lambda * 255**2 * (alpha * D(X_hat, X) + gamma * E(X_hat_H, X))
 
-divided by ``sqrt(lambda * 255**2)``; D and E are ``models.distortion``. To it comes ``delta`` times a deep
-perceptual distance between X_hat_H and X_ideal, at every rate alike.
+divided by ``sqrt(lambda * 255**2)``; D and E are ``models.distortion``. Added to this is ``delta`` times a
+deep perceptual distance between X_hat_H and X_ideal, at every rate alike.
 
 The paper's E compares with X_ideal. Here X is an estimate of it, and what separates the two, such as how
 bright haze and darkness ought to be, outweighs all that a codec can do: against X, it learns the same from
