@@ -178,6 +178,17 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_grey_photos_are_degraded_as_such(photos: Path, monkeypatch: pytest.MonkeyPatch, share: int):
+    monkeypatch.setattr("llicm_cli.training.degraded.GREY_SHARE", share)
+    degraded, clean, _, _ = DegradedCrops(
+        Crops(find_photos([photos]), torch.device("cpu"), 64, 0), Dice(0)
+    ).batch(22, 64)
+    for x in (degraded, clean):
+        grey = (x - x[:, :1]).abs().amax((1, 2, 3)) < 1e-6
+        assert bool(grey.all()) if share else int(grey.sum()) <= 2  # as holes may fill a crop
+
+
 def test_processes_degrade_pictures_of_their_own(photos: Path):
     crops = DegradedCrops(Crops(find_photos([photos]), torch.device("cpu"), 64, 0), Dice(0))
 

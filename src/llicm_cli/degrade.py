@@ -69,10 +69,11 @@ def convolve(field: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _convolve_inside(padded: Tensor, kernel: Tensor) -> Tensor:
-    """``convolve`` of what is farther from every edge than the kernel reaches."""
+    """``convolve`` of what is farther from every edge than the kernel reaches; in double precision, so that
+    no 8-bit level depends on the number of threads."""
     reach, size = kernel.shape[-1] // 2, padded.shape[-2:]
-    product = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=size)
-    return torch.fft.irfft2(product, s=size)[:, 2 * reach :, 2 * reach :]
+    product = torch.fft.rfft2(padded.double()) * torch.fft.rfft2(kernel.double(), s=size)
+    return torch.fft.irfft2(product, s=size)[:, 2 * reach :, 2 * reach :].to(padded)
 
 
 def _grid(reach: int) -> tuple[Tensor, Tensor]:
@@ -132,12 +133,14 @@ def _smoothed(grain: Tensor, spread: float) -> Tensor:
 
 
 def noise(x: Tensor, dice: Dice) -> Tensor:
-    """Gaussian noise, Poisson noise, or the noise of a camera: signal-dependent in linear light, in red and
-    blue more than in green (white balance), smoothed by demosaicing, in colour more than in brightness, seen
-    through a plain or an S-shaped tone curve (Brooks et al., CVPR 2019), often JPEG-coded."""
+    """Gaussian noise, of every channel or of brightness alone, Poisson noise, or the noise of a camera:
+    signal-dependent in linear light, in red and blue more than in green (white balance), smoothed by
+    demosaicing, in colour more than in brightness, seen through a plain or an S-shaped tone curve (Brooks et
+    al., CVPR 2019), often JPEG-coded."""
     kind = dice.numbers.random()
     if kind < 0.38:
-        return x + dice.normal(*x.shape) * dice.between(5, 55) / 255
+        channels = 1 if dice.chance(0.2) else 3
+        return x + dice.normal(channels, *x.shape[1:]) * dice.between(5, 55) / 255
     if kind < 0.46:
         photons = dice.log_between(15, 500)
         return x + dice.normal(*x.shape) * (x / photons).sqrt()
@@ -148,7 +151,7 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
     grain = grain * torch.tensor(gains)[:, None, None]
     if dice.chance(0.85):
         grey = grain.mean(0, keepdim=True)
-        colour = _smoothed(grain - grey, dice.log_between(0.8, 3.5)) * dice.between(0.2, 0.8)
+        colour = _smoothed(grain - grey, dice.log_between(0.8, 3.5)) * dice.between(0, 0.8)
         grain = _smoothed(grey, dice.between(0.5, 1.1)) * dice.between(0.6, 1.0) + colour
     y = (light + grain).clamp(0, 1) ** (1 / GAMMA)
     y = y.square() * (3 - 2 * y) if curved else y

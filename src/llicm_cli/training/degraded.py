@@ -21,6 +21,7 @@ HERE = torch.device("cpu")  # where pictures are degraded
 REAL_SHARE = 0.85  # of the samples of a task that has real pairs
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # as of ``DegradedCrops.batch``
 RENDERED_SHARE = 0.5  # of the photographs, which are shown as another camera would
+GREY_SHARE = 0.15  # of the photographs: what disturbs a grey picture is alike in all channels
 
 
 class Pairs:
@@ -146,7 +147,11 @@ class DegradedCrops:
             else:
                 if self.render and self.dice.chance(RENDERED_SHARE):
                     whole[i] = self.render(whole[i], task, self.dice)
+                if grey := self.dice.chance(GREY_SHARE):
+                    whole[i] = whole[i].mean(0)
                 wrong = degrade(whole[i], task, self.dice)
+                if grey:
+                    wrong = wrong[:1].expand_as(wrong)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]
         return degraded, clean, labels, seen
