@@ -10,6 +10,7 @@ ROOT holds the test sets as folders, see ``SETS``; synthetic ones are made of cl
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,9 @@ NOWHERE = source(False, False, torch.zeros(1))
 # Name: (folder, task, sigma of Gaussian noise); folders without pairs hold clean pictures.
 SETS: dict[str, tuple[str, str, float | None]] = {
     "cbsd68, sigma 25": ("cbsd68", "denoise", 25.0),
+    "cbsd68 in grey, sigma 25": ("cbsd68", "denoise", 25.0),
     "rain100l": ("rain100l", "derain", None),
+    "rain100l in grey": ("rain100l", "derain", None),
     "rain100h": ("rain100h", "derain", None),
     "sots_indoor": ("sots_indoor", "dehaze", None),
     "lowlight_sice": ("lowlight_sice", "lowlight", None),
@@ -49,12 +52,22 @@ SETS: dict[str, tuple[str, str, float | None]] = {
     "cbsd68, snow": ("cbsd68", "desnow", None),
     "cbsd68, holes": ("cbsd68", "inpaint", None),
     "kodak, clean": ("kodak", CLEAN, None),
+    "kodak in grey, clean": ("kodak", CLEAN, None),
 }
 
 
-def _pictures(root: Path, name: str) -> PictureSet:
+def _pairs(root: Path, name: str) -> Iterator[tuple[Image.Image, Image.Image]]:
+    """(input, truth) of every picture of a set; in grey, of mode L and of three equal channels."""
     folder, task, sigma = SETS[name]
-    return PictureSet(root / folder, task, sigma)
+    pictures = PictureSet(root / folder, task, sigma)
+    for i, (wrong, right) in enumerate(map(pictures.pair, pictures.paths)):
+        if "in grey" in name:
+            grey = right.convert("L")
+            wrong, right = wrong.convert("L"), grey.convert("RGB")
+            if sigma is not None:  # as strong as in colour
+                noise = np.random.default_rng(i).normal(0, sigma, (grey.height, grey.width))
+                wrong = Image.fromarray(np.clip(np.rint(np.asarray(grey) + noise), 0, 255).astype(np.uint8))
+        yield wrong, right
 
 
 @app.command()
@@ -70,14 +83,14 @@ def measure(
     if results["weights"] != weights:
         raise typer.BadParameter(f"{output} holds results of other weights; name another file")
     for name in only or SETS:
-        pictures = _pictures(root, name)
-        task = pictures.task
+        task = SETS[name][1]
         rows = []
-        for wrong, right in map(pictures.pair, pictures.paths):
+        for wrong, right in _pairs(root, name):
             shown = {"input": wrong, "auto": pipeline.enhance(wrong, "auto")}
             for key, passes in PASSES.items():
                 shown[key] = wrong if task == CLEAN else pipeline.enhance(wrong, task, passes=passes)
-            rows.append({k: (psnr(picture, right), ssim(picture, right)) for k, picture in shown.items()})
+            seen = {key: picture.convert("RGB") for key, picture in shown.items()}
+            rows.append({key: (psnr(picture, right), ssim(picture, right)) for key, picture in seen.items()})
         means = {key: np.mean([row[key] for row in rows], axis=0).round(4).tolist() for key in rows[0]}
         results["sets"][name] = row = {
             "task": task, "pictures": len(rows),
@@ -115,12 +128,12 @@ def guide(
     weights = {"codec": load_codec().id.hex(), "guide": eyes.id, "head": load_restorer().id}
     results: dict[str, Any] = {"weights": weights, "psnr": {}, "accuracy": {}}
     for name in SETS:
-        pictures = _pictures(root, name)
-        if pictures.task == CLEAN:
+        task = SETS[name][1]
+        if task == CLEAN:
             continue
-        right_one = CLASSES.index(pictures.task)
+        right_one = CLASSES.index(task)
         rows = []
-        for i, (wrong, right) in enumerate(map(pictures.pair, pictures.paths)):
+        for i, (wrong, right) in enumerate(_pairs(root, name)):
             if i % every:
                 continue
             x = to_unit(to_pixels(wrong))
