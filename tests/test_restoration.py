@@ -141,6 +141,14 @@ def test_denoising_denoises(crop: Image.Image, noisy: Image.Image):
     assert psnr(llicm_cli.enhance(noisy, "denoise"), crop) > psnr(noisy, crop) + 5
 
 
+def test_denoising_denoises_in_grey_too(crop: Image.Image):
+    """Noise is alike in all channels there: a head that knows noise of colours alone takes it for detail."""
+    grey = crop.convert("L")
+    noise = np.random.default_rng(0).normal(0, 25, (grey.height, grey.width))
+    noisy = Image.fromarray(np.clip(np.rint(np.asarray(grey) + noise), 0, 255).astype(np.uint8))
+    assert psnr(llicm_cli.enhance(noisy, "denoise"), grey) > psnr(noisy, grey) + 5
+
+
 def test_auto_restores_what_is_bad_and_leaves_alone_what_is_good(photo: Image.Image):
     noise = np.random.default_rng(0).normal(0, 30, (photo.height, photo.width, 3))
     bad = Image.fromarray(np.clip(np.rint(np.asarray(photo) + noise), 0, 255).astype(np.uint8))
