@@ -109,11 +109,9 @@ def is_picture(path: Path) -> bool:
 def open_rgb(path: Path) -> Image.Image:
     """The pixels of a picture as RGB, without its metadata; raises InputError, which names the file."""
     try:
-        picture = read_image(read_bytes(path), strip=True)[0].convert("RGB")
+        return read_image(read_bytes(path), strip=True)[0].convert("RGB")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    picture.info = {}
-    return picture
 
 
 def read_image(
@@ -165,8 +163,7 @@ def read_image(
             pixels = pixels.transpose(turn)
         dropped += _unfit(metadata, pixels.mode)
         if strip:
-            pixels.info = {}
-            return pixels, losses
+            metadata, dropped = {}, []
         pixels.info = {INFO[name]: value for name, value in metadata.items()}
         return pixels, dropped + losses
     except InputError:
