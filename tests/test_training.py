@@ -571,6 +571,16 @@ def test_drawings_take_their_share_among_the_crops(tmp_path: Path):
     assert drawings(0.25) == pytest.approx(0.25, abs=0.07)
 
 
+def test_grey_crops_take_their_share(tmp_path: Path):
+    Image.new("RGB", (96, 96), (60, 120, 180)).save(tmp_path / "photo.png")
+    crops = Crops(find_photos([tmp_path]), torch.device("cpu"), 48, seed=0)
+    for share in (0, 0.25):
+        x = crops.batch(400, 48, grey=share)
+        grey = (x == x[:, :1]).all(3).all(2).all(1)
+        assert torch.allclose(x[grey], torch.tensor(120 / 255))
+        assert float(grey.double().mean()) == pytest.approx(share, abs=0.07 if share else 0)
+
+
 def test_drawings_are_plain_or_ramps_or_hold_shapes_or_text():
     rng = np.random.default_rng(0)
     plain = smooth = 0

@@ -1,5 +1,5 @@
-"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs and a
-few drawings.
+"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs, a tenth of
+them in grey, and a few drawings.
 
 Latents are rounded to be decoded (straight-through), but their bits are counted with additive noise to the
 end. Counting the bits of rounded symbols instead lets a zero cost nothing in the backward pass, and the
@@ -47,6 +47,7 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
     from compressai.entropy_models import EntropyBottleneck
 
 DRAWN = 0.04  # of the crops, so that what is no photograph is coded well too
+GREY = 0.1  # of the crops, so that no bits are spent on colours that are not there
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
 COUNTED_BATCHES = 40  # for the tables
@@ -240,7 +241,7 @@ def train_codec(
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = max(1, options.batch * CROP_FIRST**2 // size**2)
-        x = crops.batch(count, size, turned=True, drawn=DRAWN)  # a codec need not know which way is up
+        x = crops.batch(count, size, turned=True, drawn=DRAWN, grey=GREY)  # which way is up does not matter
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()

@@ -76,9 +76,10 @@ class Crops:
                 f"none of {len(paths)} photos to learn from, or held out, is at least {largest} pixels a side"
             )
 
-    def batch(self, count: int, size: int, turned: bool = False, drawn: float = 0) -> Tensor:
+    def batch(self, count: int, size: int, turned: bool = False, drawn: float = 0, grey: float = 0) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored; ``turned``: each by
-        any number of quarter turns too; ``drawn``: the share of them that are drawings in place of photos."""
+        any number of quarter turns too; ``drawn``: the share of them that are drawings in place of photos;
+        ``grey``: the share of all without colour."""
         crops = []
         weight = self.areas * (self.sides.min(1) >= size)
         for i in self.rng.choice(len(self.photos), count, p=weight / weight.sum()):
@@ -91,5 +92,8 @@ class Crops:
         for i in range(count if drawn else 0):
             if self.rng.random() < drawn:
                 crops[i] = torch.from_numpy(drawing(self.rng, size)).permute(2, 0, 1).to(crops[i].device)
-        stack = torch.stack(crops).to(memory_format=torch.channels_last)
-        return stack.float() / 255
+        stack = torch.stack(crops).to(memory_format=torch.channels_last).float() / 255
+        for i in range(count if grey else 0):
+            if self.rng.random() < grey:
+                stack[i] = stack[i].mean(0)
+        return stack
