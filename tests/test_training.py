@@ -26,14 +26,19 @@ from llicm_cli.errors import ModelError, OutputError, UsageError
 from llicm_cli.models.blocks import Block
 from llicm_cli.models.codec import PATCH, Codec, Pass, is_for_rpo
 from llicm_cli.models.distortion import distortion
-from llicm_cli.models.entropy import SCALE_LEVELS, scale_of
+from llicm_cli.models.entropy import HYPER_CONTEXTS, SCALE_LEVELS, scale_of
 from llicm_cli.models.weights import folder, load_codec, load_codec_networks, read_parts
+from llicm_cli.rans import Decoder
+from llicm_cli.tables import Tables
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training.card import short as shortened
 from llicm_cli.training.codec import (
+    COUNTED_SYMBOL,
+    HYPER_GRID,
     TrainedCodec,
     coder_tables,
     count_sent_symbols,
+    load_trained,
     start_from_principal_components,
     stratified_positions,
     weights_file,
@@ -358,15 +363,15 @@ def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypa
     monkeypatch.setattr("llicm_cli.training.codec.COUNTED_BATCHES", 1)
 
     def draws() -> Crops:
-        return Crops(find_photos([photos]), torch.device("cpu"), 192, seed=0)
+        return Crops(find_photos([photos]), torch.device("cpu"), 256, seed=0)
 
     crops, again = draws(), draws()
     torch.manual_seed(1)
-    tables = coder_tables(shaken, count_sent_symbols(shaken, crops, batch=2))
-    assert tables.problem(SCALE_LEVELS + SMALL.hyper) is None
+    tables = coder_tables(shaken, *count_sent_symbols(shaken, crops, batch=2))
+    assert tables.problem(SCALE_LEVELS + HYPER_CONTEXTS * SMALL.hyper) is None
     torch.manual_seed(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        x, t = again.batch(2, 192), stratified_positions(2, torch.device("cpu"))
+        x, t = again.batch(2, 256), stratified_positions(2, torch.device("cpu"))
         sent = shaken.codec(x, t, "chosen", rpo=False)
     cdfs, _, offsets = tables.lists
     levels, counts = sent.index.round().int().unique(return_counts=True)
@@ -375,6 +380,70 @@ def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypa
     share = (cdfs[level][1 - offsets[level]] - cdfs[level][-offsets[level]]) / 2**16
     gaussian = math.erf(0.5 / float(scale_of(torch.tensor(level))) / math.sqrt(2))
     assert abs(share - zeros) < 0.01 < abs(gaussian - zeros)
+
+
+def test_hyper_latents_are_counted_by_what_is_beside_them(
+    shaken: TrainedCodec, photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("llicm_cli.training.codec.COUNTED_BATCHES", 1)
+    crops, again = (Crops(find_photos([photos]), torch.device("cpu"), 256, seed=0) for _ in range(2))
+    for parameter in shaken.codec.hyper_analysis.body.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    torch.manual_seed(1)
+    counts = count_sent_symbols(shaken, crops, batch=2)[1]
+    torch.manual_seed(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x, t = again.batch(2, 256), stratified_positions(2, torch.device("cpu"))
+        z = shaken.codec(x, t, "chosen", rpo=False).z.round().int()
+    assert z.unique().numel() > 3
+    for channel in (0, SMALL.hyper // 2, SMALL.hyper - 1):
+        expected = torch.zeros_like(counts[channel])
+        for picture in z[:, channel].tolist():
+            for i, row in enumerate(picture):
+                for j, symbol in enumerate(row):
+                    near = (row[j - 1] if j else 0) + (picture[i - 1][j] if i else 0)
+                    expected[max(-2, min(2, near)) + 2, symbol + HYPER_GRID] += 1
+        assert torch.equal(counts[channel], expected)
+    tables = coder_tables(shaken, torch.ones(SCALE_LEVELS, 2 * COUNTED_SYMBOL + 1), 100 * counts)
+    channel, near = divmod(int(counts.sum(2).argmax()), HYPER_CONTEXTS)
+    likeliest = int(counts[channel, near].argmax()) - HYPER_GRID
+    table = SCALE_LEVELS + channel * HYPER_CONTEXTS + near
+    cdf, offset = tables.lists[0][table], tables.lists[2][table]
+    share = (cdf[likeliest - offset + 1] - cdf[likeliest - offset]) / 2**16
+    assert share == pytest.approx(float(counts[channel, near].max() / counts[channel, near].sum()), rel=0.05)
+
+
+def test_weights_with_one_table_a_hyper_latent_channel_code_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those that streams of format version 1 may name from before there were contexts."""
+    shipped = load_codec()
+    contexts = shipped.hyper_contexts
+    kept = [
+        *range(SCALE_LEVELS),
+        *range(SCALE_LEVELS + contexts // 2, len(shipped.tables.size), contexts),
+    ]
+    cdfs, sizes, offsets = shipped.tables.lists
+    tables = Tables(
+        *(np.array(part, np.int32) for part in (sum((cdfs[i] for i in kept), []),
+          [sizes[i] for i in kept], [offsets[i] for i in kept]))
+    )  # fmt: skip
+    path = tmp_path / "codec.safetensors"
+    path.write_bytes(weights_file(load_trained(folder() / "codec.safetensors"), tables))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps({"sha256": digest}))
+    monkeypatch.setenv("LLICM_WEIGHTS", str(tmp_path))
+    older = load_codec()
+    assert older.hyper_contexts == 1
+    picture = photograph("astronaut").crop((0, 0, 208, 144))
+    stream = bitstream.parse(pipeline.encode(picture))
+    assert psnr(picture, pipeline.decode(bitstream.write(stream))) > 30
+    x, t = coding.to_unit(pipeline.to_pixels(picture))[None], coding.position(stream.rate)
+    with torch.no_grad():
+        z = older.codec.hyper_latents(older.codec.analyse(x, t, rpo=False), t)[0].round()
+    channels = np.repeat(SCALE_LEVELS + np.arange(len(z), dtype=np.int32), 3 * 4)
+    taken = Decoder(older.tables, stream.payload, 10**6).take(channels)
+    assert z.flatten().tolist() == taken.tolist(), "channel, row, column"
 
 
 def test_crops_come_from_all_photos_that_are_large_enough(tmp_path: Path):

@@ -1,8 +1,11 @@
 """Pixels to payload and back: quantisation, the order of symbols, and the rANS streams they go into.
 
-Symbols come in this order: the hyper-latent (channel, row, column); then for each of the four coding steps
-and each band of the picture (see ``bands``) the latents of that step and band (channel, row, column),
-except the certain zeros: latents whose scale index is below ``CERTAIN_ZERO_BELOW`` are zero and cost nothing.
+Symbols come in this order: the hyper-latent, one anti-diagonal after the other from the upper left corner
+on, each by (channel, row), since what is to the left and above chooses the table
+(``entropy.hyper_context``); then for each of the four coding steps and each band of the picture (see
+``bands``) the latents of that step and band (channel, row, column), except the certain zeros: latents whose
+scale index is below ``CERTAIN_ZERO_BELOW`` are zero and cost nothing. With weights that have one table a
+hyper-latent channel, as all had before version 0.14, its symbols come by (channel, row, column).
 
 The payload of a picture of one band is one rANS stream. That of a larger picture is a sequence of streams,
 each after its size (4 bytes, little-endian): a stream ends before the band of a step where it has
@@ -19,7 +22,7 @@ do not depend on where the bands lie, and no seam can show. Their order does, so
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -36,6 +39,7 @@ from llicm_cli.models.entropy import (
     SQUARED_ERROR_BITS,
     STEPS,
     choose_symbols,
+    hyper_context,
     scale_of,
     step_masks,
 )
@@ -165,10 +169,34 @@ def _int32(values: Tensor) -> np.ndarray:
     return values.to(torch.int32).numpy()
 
 
-def _hyper_tables(z_shape: tuple[int, ...]) -> np.ndarray:
-    """The table of every hyper-latent symbol: one a channel, after those of the scale levels."""
-    channels, height, width = z_shape
-    return np.repeat(SCALE_LEVELS + np.arange(channels, dtype=np.int32), height * width)
+def _anti_diagonals(height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows, columns) of the places of each, from the upper left corner on."""
+    for i in range(height + width - 1):
+        rows = torch.arange(max(0, i - width + 1), min(height, i + 1))
+        yield rows, i - rows
+
+
+def _at_once(height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows, columns) of all places, row by row."""
+    place = torch.arange(height * width)
+    yield place // width, place % width
+
+
+def _walk_hyper(z_hat: Tensor, contexts: int, code: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Walk the hyper-latent (Z, h, w), filling it.
+
+    Args:
+        z_hat: what to code; that of a decoder means nothing.
+        contexts: tables of each channel.
+        code: (hyper-latents to code, their tables), both (N,) -> their symbols.
+    """
+    channels, height, width = z_hat.shape
+    first = SCALE_LEVELS + contexts * torch.arange(channels)[:, None]
+    known = z_hat.new_zeros(channels, 1 + height, 1 + width)  # nothing above and to the left
+    for rows, columns in _anti_diagonals(height, width) if contexts > 1 else _at_once(height, width):
+        tables = first + hyper_context(known[:, 1 + rows, columns], known[:, rows, 1 + columns], contexts)
+        symbols = code(z_hat[:, rows, columns].flatten(), tables.flatten()).view(channels, -1)
+        z_hat[:, rows, columns] = known[:, 1 + rows, 1 + columns] = symbols
 
 
 class _Writer:
@@ -265,7 +293,12 @@ def encode_pixels(
         refine.refine(model, read, y, z_hat, rate, t, rpo, effort)
         worth = refine.REFINED_ERROR_BITS
     writer = _Writer(model.tables, len(places) > 1)
-    writer.put(_int32(z_hat.flatten()), _hyper_tables(tuple(z_hat.shape)))
+
+    def code_hyper(symbols: Tensor, tables: Tensor) -> Tensor:
+        writer.put(_int32(symbols), _int32(tables))
+        return symbols
+
+    _walk_hyper(z_hat, model.hyper_contexts, code_hyper)
     latents = _Latents(model, z_hat, y, rate)
 
     def code(residual: Tensor, index: Tensor) -> Tensor:
@@ -291,7 +324,12 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
     many = len(places) > 1
     most = int(np.prod(z_shape)) + band + (STREAM_SYMBOLS if many else 0)
     reader = _Reader(model.tables, stream.payload, many, most)
-    z_hat = reader.take(_hyper_tables(z_shape)).reshape(z_shape).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+
+    def code_hyper(_: Tensor, tables: Tensor) -> Tensor:
+        return reader.take(_int32(tables)).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+
+    z_hat = torch.zeros(z_shape)
+    _walk_hyper(z_hat, model.hyper_contexts, code_hyper)
     latents = _Latents(model, z_hat, torch.zeros(codec.config.latent, h, w), stream.rate)
 
     def code(residual: Tensor, index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The scale prior: which of 64 tables codes each latent.
+"""The scale prior: which of 64 tables codes each latent; and which of a few codes each hyper-latent.
 
 A decoder that picks one wrong table loses the whole stream, so *only integers choose a table*:
 the inputs are integers that were already parsed (the hyper-latent and the symbols of earlier coding
@@ -28,6 +28,7 @@ SCALE_LEVELS = 64
 SCALE_LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 SQUARED_ERROR_BITS = 34.0  # bits that one squared quantisation step of error is worth to the encoder
 CERTAIN_ZERO_BELOW = 4  # scale index; a latent of the scale below would be non-zero once in 600 times
+HYPER_CONTEXTS = 5  # tables of each hyper-latent channel
 MAGNITUDE_MAX = 63  # larger symbols count as this one in the magnitude context
 
 
@@ -54,6 +55,13 @@ def blur_magnitudes(symbols: Tensor) -> Tensor:
     m = F.pad(symbols.abs().clamp(max=MAGNITUDE_MAX), (1, 1, 1, 1))
     m = m[..., :-2, :] + 2 * m[..., 1:-1, :] + m[..., 2:, :]
     return m[..., :-2] + 2 * m[..., 1:-1] + m[..., 2:]
+
+
+def hyper_context(left: Tensor, above: Tensor, contexts: int = HYPER_CONTEXTS) -> Tensor:
+    """Which of the tables of its channel, 0 .. contexts - 1, codes a hyper-latent symbol: by the sum of its
+    neighbours to the left and above, integers, 0 outside the picture."""
+    reach = contexts // 2
+    return (left + above).clamp(-reach, reach) + reach
 
 
 class _Bound(torch.autograd.Function):

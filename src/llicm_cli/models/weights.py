@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llicm_cli.errors import ModelError
 from llicm_cli.models.codec import Codec, CodecConfig, is_new
-from llicm_cli.models.entropy import SCALE_LEVELS
+from llicm_cli.models.entropy import HYPER_CONTEXTS, SCALE_LEVELS
 from llicm_cli.models.exact import ExactScalePrior, quantise, restore
 from llicm_cli.models.restorer import Restorer, RestorerConfig
 from llicm_cli.tables import Tables
@@ -114,13 +114,18 @@ class CodecModel:
         id: the model id that streams carry, 4 bytes.
         codec: float networks, in evaluation mode.
         scale_prior: the exact integer network that chooses tables.
-        tables: those of the scale levels, then one for each hyper-latent channel.
+        tables: those of the scale levels, then those of each hyper-latent channel: ``hyper_contexts``.
     """
 
     id: bytes
     codec: Codec
     scale_prior: ExactScalePrior
     tables: Tables
+
+    @property
+    def hyper_contexts(self) -> int:
+        """Tables of each hyper-latent channel: one in weights files of old, ``HYPER_CONTEXTS`` in others."""
+        return (len(self.tables.size) - SCALE_LEVELS) // self.codec.config.hyper
 
 
 def codec_file(codec: Codec, tables: Tables, training: Mapping[str, Tensor]) -> bytes:
@@ -294,7 +299,9 @@ def load_codec(path: Path) -> CodecModel:
         tables = Tables(*(parts["tables."][n].numpy() for n in ("cdf", "size", "offset")))
     except KeyError as error:
         raise ModelError(f"{path} lacks its range coder tables") from error
-    if problem := tables.problem(SCALE_LEVELS + codec.config.hyper):
+    hyper = codec.config.hyper
+    contexts = 1 if len(tables.size) == SCALE_LEVELS + hyper else HYPER_CONTEXTS
+    if problem := tables.problem(SCALE_LEVELS + contexts * hyper):
         raise ModelError(f"{path}: {problem}")
     codec = codec.to(memory_format=torch.channels_last)
     return CodecModel(digest[:MODEL_ID_BYTES], codec, ExactScalePrior(parts["scale_prior."]), tables)

@@ -9,7 +9,8 @@ noise. Training through the encoder's real choice of symbols, which prefers zero
 The synthesis alone can learn from that choice: the bits are then given, and only what is made of them
 changes. ``decoder_only`` does so, as a last run. Until then the synthesis has seen fewer zeros than it will
 be sent. For the same reason the range coder's tables are not those of Gaussians but of the symbols that were
-sent for training photographs.
+sent for training photographs; those of the hyper-latent by what is to the left and above, which training does
+not know.
 
 Loss of one crop: ``(bpp + lambda * 255**2 * D) / sqrt(lambda * 255**2)``, lambda drawn
 log-uniformly for every crop from the range of the model; the divisor keeps the gradients of all
@@ -35,7 +36,15 @@ from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Pass, Quantiser
 from llicm_cli.models.distortion import distortion
-from llicm_cli.models.entropy import SCALE_LEVELS, SCALE_LOG_STEP, SCALE_MAX, SCALE_MIN, scale_of
+from llicm_cli.models.entropy import (
+    HYPER_CONTEXTS,
+    SCALE_LEVELS,
+    SCALE_LOG_STEP,
+    SCALE_MAX,
+    SCALE_MIN,
+    hyper_context,
+    scale_of,
+)
 from llicm_cli.models.weights import codec_file, load_codec_networks
 from llicm_cli.tables import PRECISION, Tables
 from llicm_cli.training.data import Crops
@@ -54,6 +63,7 @@ COUNTED_BATCHES = 40  # for the tables
 COUNTED_SYMBOL = math.ceil(GAUSSIAN_REACH * SCALE_MAX)  # larger ones count as this one
 GAUSSIAN_SHARE = 1000  # symbols of each scale level, beside those that were counted
 HYPER_GRID = 255  # largest hyper-latent symbol a table may cover
+HYPER_SHARE = 30  # symbols of the trained prior in each table of the hyper-latent, beside those counted
 VALIDATION_LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
 VALIDATION_PHOTOS, VALIDATION_CROP = 16, 256  # enough to follow a run, cheap enough to do often
 
@@ -112,30 +122,46 @@ def stratified_positions(count: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def count_sent_symbols(model: TrainedCodec, crops: Crops, batch: int) -> Tensor:
-    """How often every symbol is sent for crops of all rates: float64 (SCALE_LEVELS, 2 * COUNTED_SYMBOL + 1),
-    from -COUNTED_SYMBOL on, larger ones counted as the largest."""
+def count_sent_symbols(model: TrainedCodec, crops: Crops, batch: int) -> tuple[Tensor, Tensor]:
+    """How often every symbol is sent for crops of all rates.
+
+    Returns:
+        float64, of the latents (SCALE_LEVELS, 2 * COUNTED_SYMBOL + 1), from -COUNTED_SYMBOL on; of the
+        hyper-latent (Z, HYPER_CONTEXTS, 2 * HYPER_GRID + 1), from -HYPER_GRID on. Larger ones count as the
+        largest.
+    """
     model.eval()
     device = next(model.parameters()).device
-    width = 2 * COUNTED_SYMBOL + 1
-    counts = torch.zeros(SCALE_LEVELS * width, dtype=torch.int64, device=device)
+    hyper = model.codec.config.hyper
+    channel = torch.arange(hyper, device=device)[:, None, None]
+    counts = torch.zeros(SCALE_LEVELS, 2 * COUNTED_SYMBOL + 1, dtype=torch.int64, device=device)
+    hyper_counts = counts.new_zeros(hyper * HYPER_CONTEXTS, 2 * HYPER_GRID + 1)
     for _ in range(COUNTED_BATCHES):
         with torch.autocast(device.type, torch.bfloat16):
-            x, t = crops.batch(batch, CROP_FIRST), stratified_positions(batch, device)
+            x, t = crops.batch(batch, CROP_LAST), stratified_positions(batch, device)
             sent: Pass = model.codec(x, t, "chosen", rpo=False)
-        symbol = sent.symbols.clamp(-COUNTED_SYMBOL, COUNTED_SYMBOL) + COUNTED_SYMBOL
-        counts += torch.bincount(
-            (sent.index.round() * width + symbol).long().flatten(), minlength=len(counts)
-        )
-    return counts.view(SCALE_LEVELS, width).cpu().double()
+        _count(counts, sent.index.round(), sent.symbols)
+        z = sent.z.round()
+        left, above = F.pad(z, (1, 0))[..., :-1], F.pad(z, (0, 0, 1, 0))[..., :-1, :]
+        _count(hyper_counts, channel * HYPER_CONTEXTS + hyper_context(left, above), z)
+    return counts.cpu().double(), hyper_counts.view(hyper, HYPER_CONTEXTS, -1).cpu().double()
+
+
+def _count(counts: Tensor, rows: Tensor, symbols: Tensor) -> None:
+    """Add symbols to counts (rows, 2 * largest + 1), in the row of each."""
+    width = counts.shape[1]
+    largest = width // 2
+    place = rows * width + symbols.clamp(-largest, largest) + largest
+    counts += torch.bincount(place.long().flatten(), minlength=counts.numel()).view_as(counts)
 
 
 @torch.no_grad()
-def coder_tables(model: TrainedCodec, counts: Tensor) -> Tables:
-    """The range coder's integer tables: one for each scale level, one for each channel of z.
+def coder_tables(model: TrainedCodec, counts: Tensor, hyper_counts: Tensor) -> Tables:
+    """The range coder's integer tables: one for each scale level, ``HYPER_CONTEXTS`` for each channel of z.
 
     A scale level's is the share of every symbol among those sent, ``counts`` of ``count_sent_symbols``, both
-    signs alike; ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen.
+    signs alike; ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen. So do
+    ``HYPER_SHARE`` symbols of the prior that z was trained with, beside its ``hyper_counts``.
     """
     counts = counts + counts.flip(1)
     rows: list[tuple[int, list[float]]] = []
@@ -149,10 +175,12 @@ def coder_tables(model: TrainedCodec, counts: Tensor) -> Tables:
     grid = torch.arange(-HYPER_GRID, HYPER_GRID + 1, dtype=torch.float32, device=device)
     grid = grid.expand(1, model.codec.config.hyper, 1, -1).contiguous()
     _, likelihood = model.hyper_prior(grid, training=False)
-    for pmf in likelihood[0, :, 0].double().cpu():
-        likely = (pmf > 1e-6).nonzero()
+    for prior, channel in zip(likelihood[0, :, 0].double().cpu(), hyper_counts, strict=True):
+        likely = (prior > 1e-6).nonzero()
         first, last = int(likely[0]), int(likely[-1])
-        rows.append((first - HYPER_GRID, pmf[first : last + 1].tolist()))
+        for sent in channel:
+            pmf = (sent + HYPER_SHARE * prior) / (sent.sum() + HYPER_SHARE)
+            rows.append((first - HYPER_GRID, pmf[first : last + 1].tolist()))
     cdfs = [pmf_to_quantized_cdf([*pmf, max(1 - sum(pmf), 1e-9)], PRECISION) for _, pmf in rows]
     return Tables(
         cdf=np.concatenate([np.array(c, dtype=np.int32) for c in cdfs]),
@@ -240,7 +268,7 @@ def train_codec(
 
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
-        count = max(1, options.batch * CROP_FIRST**2 // size**2)
+        count = of_size(size)
         x = crops.batch(count, size, turned=True, drawn=DRAWN, grey=GREY)  # which way is up does not matter
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
@@ -258,6 +286,10 @@ def train_codec(
             figures[f"psnr at {lmbda:g}"] = float(-10 * torch.log10(mse).mean())
         return figures
 
+    def of_size(size: int) -> int:
+        """Crops a step."""
+        return max(1, options.batch * CROP_FIRST**2 // size**2)
+
     compiled = device.type == "cuda"
     options.report(f"{len(train)} photos, {sum(p.numel() for p in model.parameters())} parameters")
     run = Run(model, options, loss, evaluate)
@@ -267,4 +299,4 @@ def train_codec(
     crops.rng = np.random.default_rng(options.seed + run.step)
     trained = run.to_the_end()
     assert isinstance(trained, TrainedCodec)
-    return trained, coder_tables(trained, count_sent_symbols(trained, crops, options.batch)), run
+    return trained, coder_tables(trained, *count_sent_symbols(trained, crops, of_size(CROP_LAST))), run
