@@ -34,6 +34,7 @@ from llicm_cli.tasks import CLASSES
 from llicm_cli.training.card import short as shortened
 from llicm_cli.training.codec import (
     COUNTED_SYMBOL,
+    ENLARGED,
     HYPER_GRID,
     TrainedCodec,
     coder_tables,
@@ -371,7 +372,8 @@ def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypa
     assert tables.problem(SCALE_LEVELS + HYPER_CONTEXTS * SMALL.hyper) is None
     torch.manual_seed(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        x, t = again.batch(2, 256), stratified_positions(2, torch.device("cpu"))
+        x = again.batch(2, 256, enlarged=ENLARGED)
+        t = stratified_positions(2, torch.device("cpu"))
         sent = shaken.codec(x, t, "chosen", rpo=False)
     cdfs, _, offsets = tables.lists
     levels, counts = sent.index.round().int().unique(return_counts=True)
@@ -393,7 +395,8 @@ def test_hyper_latents_are_counted_by_what_is_beside_them(
     counts = count_sent_symbols(shaken, crops, batch=2)[1]
     torch.manual_seed(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        x, t = again.batch(2, 256), stratified_positions(2, torch.device("cpu"))
+        x = again.batch(2, 256, enlarged=ENLARGED)
+        t = stratified_positions(2, torch.device("cpu"))
         z = shaken.codec(x, t, "chosen", rpo=False).z.round().int()
     assert z.unique().numel() > 3
     for channel in (0, SMALL.hyper // 2, SMALL.hyper - 1):
@@ -648,6 +651,19 @@ def test_grey_crops_take_their_share(tmp_path: Path):
         grey = (x == x[:, :1]).all(3).all(2).all(1)
         assert torch.allclose(x[grey], torch.tensor(120 / 255))
         assert float(grey.double().mean()) == pytest.approx(share, abs=0.07 if share else 0)
+
+
+def test_enlarged_crops_take_their_share(tmp_path: Path):
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, ::2] = 200
+    Image.fromarray(stripes).save(tmp_path / "photo.png")
+    crops = Crops(find_photos([tmp_path]), torch.device("cpu"), 48, seed=0)
+    crops.photos = crops.photos[:1] * 3  # not reduced
+    for share in (0, 0.25):
+        x = crops.batch(400, 48, enlarged=share)
+        assert x.shape == (400, 3, 48, 48)
+        sharp = (x[..., 1:] - x[..., :-1]).abs().amin((1, 2, 3)) > 0.5
+        assert float((~sharp).double().mean()) == pytest.approx(share, abs=0.07 if share else 0)
 
 
 def test_drawings_are_plain_or_ramps_or_hold_shapes_or_text():

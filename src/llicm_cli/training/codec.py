@@ -1,5 +1,5 @@
-"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs, a tenth of
-them in grey, and a few drawings.
+"""Stage 1, ``llicm train codec``: rate-distortion training of the codec on clean photographs, some of them
+enlarged or in grey, and a few drawings.
 
 Latents are rounded to be decoded (straight-through), but their bits are counted with additive noise to the
 end. Counting the bits of rounded symbols instead lets a zero cost nothing in the backward pass, and the
@@ -56,6 +56,7 @@ with warnings.catch_warnings():  # of its own dependencies, which are no busines
     from compressai.entropy_models import EntropyBottleneck
 
 DRAWN = 0.04  # of the crops, so that what is no photograph is coded well too
+ENLARGED = 0.25  # of the photos, so that large smooth pictures cost little
 GREY = 0.1  # of the crops, so that no bits are spent on colours that are not there
 CROP_FIRST, CROP_LAST = 192, 256  # pixels a side; the larger crops come in the last third
 GAUSSIAN_REACH = 5.0  # standard deviations a table covers; the rest escapes
@@ -138,7 +139,7 @@ def count_sent_symbols(model: TrainedCodec, crops: Crops, batch: int) -> tuple[T
     hyper_counts = counts.new_zeros(hyper * HYPER_CONTEXTS, 2 * HYPER_GRID + 1)
     for _ in range(COUNTED_BATCHES):
         with torch.autocast(device.type, torch.bfloat16):
-            x, t = crops.batch(batch, CROP_LAST), stratified_positions(batch, device)
+            x, t = crops.batch(batch, CROP_LAST, enlarged=ENLARGED), stratified_positions(batch, device)
             sent: Pass = model.codec(x, t, "chosen", rpo=False)
         _count(counts, sent.index.round(), sent.symbols)
         z = sent.z.round()
@@ -269,7 +270,7 @@ def train_codec(
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = of_size(size)
-        x = crops.batch(count, size, turned=True, drawn=DRAWN, grey=GREY)  # which way is up does not matter
+        x = crops.batch(count, size, turned=True, drawn=DRAWN, grey=GREY, enlarged=ENLARGED)
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()

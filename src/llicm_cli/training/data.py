@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llicm_cli.errors import UsageError
@@ -16,6 +17,7 @@ from llicm_cli.training.drawings import drawing
 
 VALIDATION_EVERY = 20  # one photo in twenty (5 %) is never trained on
 SIZES = (1, 0.7, 0.5)  # of the sides, at which every photo is learned from
+LARGEST_SCALE = 2  # of crops that are enlarged
 
 
 def find_photos(folders: Sequence[Path]) -> list[Path]:
@@ -76,17 +78,30 @@ class Crops:
                 f"none of {len(paths)} photos to learn from, or held out, is at least {largest} pixels a side"
             )
 
-    def batch(self, count: int, size: int, turned: bool = False, drawn: float = 0, grey: float = 0) -> Tensor:
+    def batch(
+        self,
+        count: int,
+        size: int,
+        turned: bool = False,
+        drawn: float = 0,
+        grey: float = 0,
+        enlarged: float = 0,
+    ) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored; ``turned``: each by
         any number of quarter turns too; ``drawn``: the share of them that are drawings in place of photos;
-        ``grey``: the share of all without colour."""
+        ``grey``: the share of all without colour; ``enlarged``: the share of photos that are enlarged, soft
+        and smooth as large pictures are from near."""
         crops = []
         weight = self.areas * (self.sides.min(1) >= size)
         for i in self.rng.choice(len(self.photos), count, p=weight / weight.sum()):
-            photo = self.photos[i]
-            top = self.rng.integers(photo.shape[1] - size + 1)
-            left = self.rng.integers(photo.shape[2] - size + 1)
-            crop = photo[:, top : top + size, left : left + size]
+            photo, side = self.photos[i], size
+            if enlarged and self.rng.random() < enlarged:
+                side = round(size / self.rng.uniform(1, LARGEST_SCALE))
+            top = self.rng.integers(photo.shape[1] - side + 1)
+            left = self.rng.integers(photo.shape[2] - side + 1)
+            crop = photo[:, top : top + side, left : left + side]
+            if side < size:
+                crop = F.interpolate(crop[None], (size, size), mode="bicubic", align_corners=False)[0]
             crop = crop.flip(2) if self.rng.random() < 0.5 else crop
             crops.append(crop.rot90(int(self.rng.integers(4)), (1, 2)) if turned else crop)
         for i in range(count if drawn else 0):
