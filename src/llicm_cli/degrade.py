@@ -429,13 +429,14 @@ def rendering(x: Tensor, dice: Dice) -> Tensor:
     return (level + dice.between(0.6, 1.1) * (y - level)).clamp(0, 1)
 
 
-def degrade(x: Tensor, task: str, dice: Dice) -> Tensor:
+def degrade(x: Tensor, task: str, dice: Dice, grey: bool = False) -> Tensor:
     """A degraded copy of a clean picture.
 
     Args:
         x: (3, H, W) in 0..1.
         task: a key of ``DEGRADATIONS``.
         dice: where strength and place come from.
+        grey: what disturbs it is alike in all channels. (A mean of channels would average their noise away.)
 
     Returns:
         (3, H, W) in 0..1, rounded to 8 bits a channel.
@@ -443,4 +444,5 @@ def degrade(x: Tensor, task: str, dice: Dice) -> Tensor:
     height, width = x.shape[1:]
     short = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
     y = DEGRADATIONS[task](F.pad(x[None], short, mode="replicate")[0], dice)[:, :height, :width]
+    y = y[:1].expand_as(y) if grey else y
     return (y.clamp(0, 1) * 255).round() / 255

@@ -469,9 +469,8 @@ def degrade(image: Image.Image, task: str, seed: int = 0) -> Image.Image:
     """
     check_task(task)
     _check_image(image)
-    pixels = degradations.degrade(to_unit(to_pixels(image)).contiguous(), task, degradations.Dice(seed))
-    if _is_grey(image):
-        pixels = pixels[:1].expand(3, -1, -1)  # a mean of the channels would average their noise away
-    degraded = to_image(to_bytes(pixels), _is_grey(image))
+    grey, dice = _is_grey(image), degradations.Dice(seed)
+    pixels = degradations.degrade(to_unit(to_pixels(image)).contiguous(), task, dice, grey)
+    degraded = to_image(to_bytes(pixels), grey)
     told = f"version={__version__} degraded={task} seed={seed}"
     return _dressed(degraded, _alpha(image), _metadata(image), told)

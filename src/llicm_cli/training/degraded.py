@@ -149,9 +149,7 @@ class DegradedCrops:
                     whole[i] = self.render(whole[i], task, self.dice)
                 if grey := self.dice.chance(GREY_SHARE):
                     whole[i] = whole[i].mean(0)
-                wrong = degrade(whole[i], task, self.dice)
-                if grey:
-                    wrong = wrong[:1].expand_as(wrong)
+                wrong = degrade(whole[i], task, self.dice, grey)
                 cut = (slice(None), *(slice(start, start + size) for start in place[i]))
                 degraded[i], clean[i], seen[i] = wrong[cut], whole[i][cut], tones(wrong[None])[0]
         return degraded, clean, labels, seen
