@@ -91,11 +91,12 @@ def test_the_stages_follow_each_other(
     cards = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     assert [part["steps"] for part in cards["guide"]["parts"]] == [3, 3]
     assert cards["restorer"]["pairs"] == [f"lowlight={pairs.name}"]
-    assert cards["more"]["started_from"] == cards["restorer"]
-    assert [c["sha256"] for c in cards["more"]["mean_with"]] == 2 * [cards["restorer"]["sha256"]]
+    assert cards["restorer"].pop("history") == []
+    assert cards["more"]["history"] == [cards["restorer"]]
+    assert cards["more"]["mean_with"] == 2 * [cards["restorer"]]
     assert cards["joint"]["steps"] == 5 and "bpp at 0.025" in cards["joint"]["validation"]
     assert "distance at 0.025" in cards["joint"]["validation"] and cards["joint"]["delta"] > 0
-    assert cards["joint"]["started_from"]["stage"] == "codec"
+    assert [card["stage"] for card in cards["joint"]["history"]] == ["codec"]
     assert cards["joint"]["restorer"] == load_restorer(restorer).id
     assert str(tmp_path) not in json.dumps(cards), "cards name no folders of the machine"
     before, after = load_codec(codec).codec.state_dict(), load_codec(joint).codec.state_dict()

@@ -267,7 +267,8 @@ def test_train_resume_and_code(llicm: Llicm, photos: Path, tmp_path: Path, crop:
     common[4], common[6] = tmp_path / "more.safetensors", tmp_path / "more.pt"
     again = llicm(*common, "--steps", "2", "--start-from", weights)
     assert again.code == 0, again.stderr
-    assert json.loads(common[4].with_suffix(".json").read_text())["started_from"] == card
+    assert card.pop("history") == []
+    assert json.loads(common[4].with_suffix(".json").read_text())["history"] == [card]
 
     model = load_codec(weights)
     with torch.inference_mode():
@@ -566,7 +567,7 @@ def test_no_photos_is_wrong_usage(llicm: Llicm, tmp_path: Path):
 
 def steps(card: dict[str, Any]) -> int:
     """Of a run and of all before it."""
-    return card["steps"] + (steps(card["started_from"]) if card["started_from"] else 0)
+    return sum(run["steps"] for run in (card, *card["history"]))
 
 
 def test_the_shipped_weights_have_a_card_and_fit_their_limits():

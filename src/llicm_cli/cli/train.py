@@ -110,12 +110,11 @@ def _write_card(
         "adam_rate": options.adam_rate,
         "ema_decay": options.ema_decay,
         "seed": options.seed,
-        "started_from": card.read(start_from) if start_from else None,
         "loss": loss,
         "validation": {name: round(value, 4) for name, value in run.metrics.items()},
         **more,
     }
-    sha256 = card.write(output, weights, facts)
+    sha256 = card.write(output, weights, facts, start_from)
     console.say(f"wrote {output} (model {sha256[:8]})")
 
 

@@ -53,12 +53,18 @@ def read(weights: Path) -> dict[str, Any]:
 
 
 def brief(weights: Path) -> dict[str, Any]:
-    """The card of ``weights`` without those of what it was made from."""
-    return {key: fact for key, fact in read(weights).items() if key not in ("started_from", "mean_with")}
+    """The card of ``weights`` without the cards of others."""
+    return {key: fact for key, fact in read(weights).items() if key not in ("history", "mean_with")}
 
 
-def write(weights: Path, data: bytes, facts: dict[str, Any]) -> str:
-    """Write a weights file and its card: its hash, ``facts``, the date and the versions in use.
+def _history(weights: Path | None) -> list[dict[str, Any]]:
+    """The card of ``weights`` and those of all that they were made from, the last first."""
+    return [brief(weights), *read(weights).get("history", [])] if weights else []
+
+
+def write(weights: Path, data: bytes, facts: dict[str, Any], start_from: Path | None) -> str:
+    """Write a weights file and its card: its hash, ``facts``, the date, the versions in use, and the history
+    of ``start_from``.
 
     Returns:
         The SHA-256 of the weights.
@@ -76,6 +82,7 @@ def write(weights: Path, data: bytes, facts: dict[str, Any]) -> str:
         "llicm": __version__,
         "torch": version("torch"),
         "compressai": version("compressai"),
+        "history": _history(start_from),
     }
     write_file(weights, data, overwrite=True)
     write_file(weights.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode(), overwrite=True)
