@@ -19,7 +19,13 @@ from torch.profiler import ProfilerActivity, profile
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import CodecConfig
 from llicm_cli.models.restorer import Restorer, RestorerConfig, source, tones
-from llicm_cli.training.codec import TrainedCodec, compile_codec, rate_distortion, stratified_positions
+from llicm_cli.training.codec import (
+    TrainedCodec,
+    compile_codec,
+    draw,
+    rate_distortion,
+    stratified_positions,
+)
 from llicm_cli.training.data import Crops, find_photos
 from llicm_cli.training.degraded import HERE, DegradedCrops
 from llicm_cli.training.loop import Budget, Loss, Options, Run
@@ -73,7 +79,7 @@ def main(photos: Path, device: str = "cpu", batch: int = 9, workers: int = 2) ->
     )  # fmt: skip
 
     def codec_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        x, t = crops.batch(batch, 256), stratified_positions(batch, place)
+        x, t = draw(crops, batch, 256), stratified_positions(batch, place)
         return rate_distortion(model, x, t, "noisy")[0], {}
 
     def head_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:

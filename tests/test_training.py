@@ -34,11 +34,11 @@ from llicm_cli.tasks import CLASSES
 from llicm_cli.training.card import short as shortened
 from llicm_cli.training.codec import (
     COUNTED_SYMBOL,
-    ENLARGED,
     HYPER_GRID,
     TrainedCodec,
     coder_tables,
     count_sent_symbols,
+    draw,
     load_trained,
     start_from_principal_components,
     stratified_positions,
@@ -373,8 +373,7 @@ def test_tables_are_of_what_is_sent(shaken: TrainedCodec, photos: Path, monkeypa
     assert tables.problem(SCALE_LEVELS + HYPER_CONTEXTS * SMALL.hyper) is None
     torch.manual_seed(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        x = again.batch(2, 256, enlarged=ENLARGED)
-        t = stratified_positions(2, torch.device("cpu"))
+        x, t = draw(again, 2, 256), stratified_positions(2, torch.device("cpu"))
         sent = shaken.codec(x, t, "chosen", rpo=False)
     cdfs, _, offsets = tables.lists
     levels, counts = sent.index.round().int().unique(return_counts=True)
@@ -396,8 +395,7 @@ def test_hyper_latents_are_counted_by_what_is_beside_them(
     counts = count_sent_symbols(shaken, crops, batch=2)[1]
     torch.manual_seed(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        x = again.batch(2, 256, enlarged=ENLARGED)
-        t = stratified_positions(2, torch.device("cpu"))
+        x, t = draw(again, 2, 256), stratified_positions(2, torch.device("cpu"))
         z = shaken.codec(x, t, "chosen", rpo=False).z.round().int()
     assert z.unique().numel() > 3
     for channel in (0, SMALL.hyper // 2, SMALL.hyper - 1):
@@ -409,12 +407,22 @@ def test_hyper_latents_are_counted_by_what_is_beside_them(
                     expected[max(-2, min(2, near)) + 2, symbol + HYPER_GRID] += 1
         assert torch.equal(counts[channel], expected)
     tables = coder_tables(shaken, torch.ones(SCALE_LEVELS, 2 * COUNTED_SYMBOL + 1), 100 * counts)
+
+    def share(channel: int, near: int, symbol: int) -> float:
+        """What a table gives a symbol."""
+        table = SCALE_LEVELS + channel * HYPER_CONTEXTS + near
+        cdf, offset = tables.lists[0][table], tables.lists[2][table]
+        return (cdf[symbol - offset + 1] - cdf[symbol - offset]) / 2**16
+
     channel, near = divmod(int(counts.sum(2).argmax()), HYPER_CONTEXTS)
-    likeliest = int(counts[channel, near].argmax()) - HYPER_GRID
-    table = SCALE_LEVELS + channel * HYPER_CONTEXTS + near
-    cdf, offset = tables.lists[0][table], tables.lists[2][table]
-    share = (cdf[likeliest - offset + 1] - cdf[likeliest - offset]) / 2**16
-    assert share == pytest.approx(float(counts[channel, near].max() / counts[channel, near].sum()), rel=0.05)
+    seen = counts[channel, near]
+    likeliest = int(seen.argmax()) - HYPER_GRID
+    assert share(channel, near, likeliest) == pytest.approx(float(seen.max() / seen.sum()), rel=0.05)
+    channel, near = (int(i) for i in (counts.sum(2) == 0).nonzero()[0])
+    zero = torch.zeros(1, SMALL.hyper, 1, 1)
+    with torch.no_grad():
+        prior = float(shaken.hyper_prior(zero, training=False)[1][0, channel])
+    assert share(channel, near, 0) == pytest.approx(prior, abs=0.01), "nothing seen: as trained"
 
 
 def test_weights_with_one_table_a_hyper_latent_channel_code_as_ever(
@@ -602,8 +610,13 @@ def test_damaged_weights_are_one_clear_error(tmp_path: Path):
         "tables.size": tensors["tables.size"][:1],
         "tables.offset": tensors["tables.offset"][:1],
     }
+    scalar = tensors | {"tables.size": tensors["tables.size"][0].clone()}
     huge = config | {"latent": 2**31}
-    for forged, settings, words in ((fewer, config, "1 tables where"), (tensors, huge, "does not fit")):
+    for forged, settings, words in (
+        (fewer, config, "1 tables where"),
+        (scalar, config, "not vectors"),
+        (tensors, huge, "does not fit"),
+    ):
         safetensors.torch.save_file(forged, path, {"config": json.dumps(settings)})
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         path.with_suffix(".json").write_text(json.dumps({"sha256": sha256}))

@@ -176,27 +176,28 @@ def _anti_diagonals(height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield rows, i - rows
 
 
-def _at_once(height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(rows, columns) of all places, row by row."""
-    place = torch.arange(height * width)
-    yield place // width, place % width
-
-
-def _walk_hyper(z_hat: Tensor, contexts: int, code: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Walk the hyper-latent (Z, h, w), filling it.
+def _walk_hyper(
+    shape: tuple[int, int, int], contexts: int, code: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Walk a hyper-latent of this shape, (Z, h, w).
 
     Args:
-        z_hat: what to code; that of a decoder means nothing.
+        shape: (Z, h, w).
         contexts: tables of each channel.
-        code: (hyper-latents to code, their tables), both (N,) -> their symbols.
+        code: (rows, columns) of n places and the tables (Z, n) of all channels there -> their symbols (Z, n).
+
+    Returns:
+        All symbols, int16.
     """
-    channels, height, width = z_hat.shape
+    channels, height, width = shape
     first = SCALE_LEVELS + contexts * torch.arange(channels)[:, None]
-    known = z_hat.new_zeros(channels, 1 + height, 1 + width)  # nothing above and to the left
-    for rows, columns in _anti_diagonals(height, width) if contexts > 1 else _at_once(height, width):
+    known = torch.zeros(channels, 1 + height, 1 + width, dtype=torch.int16)  # nothing above and to the left
+    place = torch.arange(height * width)
+    walk = _anti_diagonals(height, width) if contexts > 1 else [(place // width, place % width)]
+    for rows, columns in walk:
         tables = first + hyper_context(known[:, 1 + rows, columns], known[:, rows, 1 + columns], contexts)
-        symbols = code(z_hat[:, rows, columns].flatten(), tables.flatten()).view(channels, -1)
-        z_hat[:, rows, columns] = known[:, 1 + rows, 1 + columns] = symbols
+        known[:, 1 + rows, 1 + columns] = code(rows, columns, tables).short()
+    return known[:, 1:, 1:]
 
 
 class _Writer:
@@ -294,11 +295,12 @@ def encode_pixels(
         worth = refine.REFINED_ERROR_BITS
     writer = _Writer(model.tables, len(places) > 1)
 
-    def code_hyper(symbols: Tensor, tables: Tensor) -> Tensor:
-        writer.put(_int32(symbols), _int32(tables))
+    def put_hyper(rows: Tensor, columns: Tensor, tables: Tensor) -> Tensor:
+        symbols = z_hat[:, rows, columns]
+        writer.put(_int32(symbols.flatten()), _int32(tables.flatten()))
         return symbols
 
-    _walk_hyper(z_hat, model.hyper_contexts, code_hyper)
+    _walk_hyper((codec.config.hyper, *z_hat.shape[1:]), model.hyper_contexts, put_hyper)
     latents = _Latents(model, z_hat, y, rate)
 
     def code(residual: Tensor, index: Tensor) -> Tensor:
@@ -325,11 +327,11 @@ def decode_pixels(model: CodecModel, stream: Stream) -> Tensor:
     most = int(np.prod(z_shape)) + band + (STREAM_SYMBOLS if many else 0)
     reader = _Reader(model.tables, stream.payload, many, most)
 
-    def code_hyper(_: Tensor, tables: Tensor) -> Tensor:
-        return reader.take(_int32(tables)).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    def take_hyper(_rows: Tensor, _columns: Tensor, tables: Tensor) -> Tensor:
+        symbols = reader.take(_int32(tables.flatten())).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+        return symbols.view_as(tables)
 
-    z_hat = torch.zeros(z_shape)
-    _walk_hyper(z_hat, model.hyper_contexts, code_hyper)
+    z_hat = _walk_hyper(z_shape, model.hyper_contexts, take_hyper).float()
     latents = _Latents(model, z_hat, torch.zeros(codec.config.latent, h, w), stream.rate)
 
     def code(residual: Tensor, index: Tensor) -> Tensor:

@@ -436,7 +436,8 @@ def degrade(x: Tensor, task: str, dice: Dice, grey: bool = False) -> Tensor:
         x: (3, H, W) in 0..1.
         task: a key of ``DEGRADATIONS``.
         dice: where strength and place come from.
-        grey: what disturbs it is alike in all channels. (A mean of channels would average their noise away.)
+        grey: x has three equal channels, and what disturbs it is alike in all. (A mean of the channels would
+            average their noise away.)
 
     Returns:
         (3, H, W) in 0..1, rounded to 8 bits a channel.

@@ -49,7 +49,7 @@ class Encoder:
 
     def put(self, symbols: Integers, tables: Integers) -> None:
         """symbols: (N,) within +-``SYMBOL_LIMIT``; tables: (N,) the table of each."""
-        if len(symbols) and np.abs(symbols).max() > SYMBOL_LIMIT:
+        if len(symbols) and not -SYMBOL_LIMIT <= symbols.min() <= symbols.max() <= SYMBOL_LIMIT:
             raise ValueError(f"a symbol exceeds {SYMBOL_LIMIT}")
         self._count += len(symbols)
         self._coder.encode_with_indexes(symbols.tolist(), tables.tolist(), *self._lists)

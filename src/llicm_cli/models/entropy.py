@@ -28,7 +28,7 @@ SCALE_LEVELS = 64
 SCALE_LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 SQUARED_ERROR_BITS = 34.0  # bits that one squared quantisation step of error is worth to the encoder
 CERTAIN_ZERO_BELOW = 4  # scale index; a latent of the scale below would be non-zero once in 600 times
-HYPER_CONTEXTS = 5  # tables of each hyper-latent channel
+HYPER_CONTEXTS = 5  # tables of each hyper-latent channel, see ``hyper_context``
 MAGNITUDE_MAX = 63  # larger symbols count as this one in the magnitude context
 
 
@@ -57,9 +57,9 @@ def blur_magnitudes(symbols: Tensor) -> Tensor:
     return m[..., :-2] + 2 * m[..., 1:-1] + m[..., 2:]
 
 
-def hyper_context(left: Tensor, above: Tensor, contexts: int = HYPER_CONTEXTS) -> Tensor:
-    """Which of the tables of its channel, 0 .. contexts - 1, codes a hyper-latent symbol: by the sum of its
-    neighbours to the left and above, integers, 0 outside the picture."""
+def hyper_context(left: Tensor, above: Tensor, contexts: int) -> Tensor:
+    """Which of the tables of its channel, 0 .. contexts - 1 (an odd number), codes a hyper-latent symbol: by
+    the sum of its neighbours to the left and above, integers, 0 outside the picture."""
     reach = contexts // 2
     return (left + above).clamp(-reach, reach) + reach
 

@@ -114,18 +114,15 @@ class CodecModel:
         id: the model id that streams carry, 4 bytes.
         codec: float networks, in evaluation mode.
         scale_prior: the exact integer network that chooses tables.
-        tables: those of the scale levels, then those of each hyper-latent channel: ``hyper_contexts``.
+        tables: those of the scale levels, then ``hyper_contexts`` for each hyper-latent channel.
+        hyper_contexts: one in weights files of before version 0.14, ``HYPER_CONTEXTS`` in others.
     """
 
     id: bytes
     codec: Codec
     scale_prior: ExactScalePrior
     tables: Tables
-
-    @property
-    def hyper_contexts(self) -> int:
-        """Tables of each hyper-latent channel: one in weights files of old, ``HYPER_CONTEXTS`` in others."""
-        return (len(self.tables.size) - SCALE_LEVELS) // self.codec.config.hyper
+    hyper_contexts: int
 
 
 def codec_file(codec: Codec, tables: Tables, training: Mapping[str, Tensor]) -> bytes:
@@ -300,8 +297,9 @@ def load_codec(path: Path) -> CodecModel:
     except KeyError as error:
         raise ModelError(f"{path} lacks its range coder tables") from error
     hyper = codec.config.hyper
-    contexts = 1 if len(tables.size) == SCALE_LEVELS + hyper else HYPER_CONTEXTS
+    contexts = 1 if tables.size.size == SCALE_LEVELS + hyper else HYPER_CONTEXTS
     if problem := tables.problem(SCALE_LEVELS + contexts * hyper):
         raise ModelError(f"{path}: {problem}")
     codec = codec.to(memory_format=torch.channels_last)
-    return CodecModel(digest[:MODEL_ID_BYTES], codec, ExactScalePrior(parts["scale_prior."]), tables)
+    prior = ExactScalePrior(parts["scale_prior."])
+    return CodecModel(digest[:MODEL_ID_BYTES], codec, prior, tables, contexts)

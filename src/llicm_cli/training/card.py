@@ -58,8 +58,12 @@ def brief(weights: Path) -> dict[str, Any]:
 
 
 def _history(weights: Path | None) -> list[dict[str, Any]]:
-    """The card of ``weights`` and those of all that they were made from, the last first."""
-    return [brief(weights), *read(weights).get("history", [])] if weights else []
+    """The card of ``weights`` and those of the runs before, the last first."""
+    if not weights:
+        return []
+    card = read(weights)
+    earlier = card.pop("history", [])
+    return [card, *earlier]
 
 
 def write(weights: Path, data: bytes, facts: dict[str, Any], start_from: Path | None) -> str:

@@ -122,6 +122,11 @@ def stratified_positions(count: int, device: torch.device) -> Tensor:
     return parts / count
 
 
+def draw(crops: Crops, count: int, size: int) -> Tensor:
+    """What a codec learns from, (count, 3, size, size): it need not know which way is up."""
+    return crops.batch(count, size, turned=True, drawn=DRAWN, grey=GREY, enlarged=ENLARGED)
+
+
 @torch.no_grad()
 def count_sent_symbols(model: TrainedCodec, crops: Crops, batch: int) -> tuple[Tensor, Tensor]:
     """How often every symbol is sent for crops of all rates.
@@ -139,21 +144,22 @@ def count_sent_symbols(model: TrainedCodec, crops: Crops, batch: int) -> tuple[T
     hyper_counts = counts.new_zeros(hyper * HYPER_CONTEXTS, 2 * HYPER_GRID + 1)
     for _ in range(COUNTED_BATCHES):
         with torch.autocast(device.type, torch.bfloat16):
-            x, t = crops.batch(batch, CROP_LAST, enlarged=ENLARGED), stratified_positions(batch, device)
+            x, t = draw(crops, batch, CROP_LAST), stratified_positions(batch, device)
             sent: Pass = model.codec(x, t, "chosen", rpo=False)
         _count(counts, sent.index.round(), sent.symbols)
         z = sent.z.round()
         left, above = F.pad(z, (1, 0))[..., :-1], F.pad(z, (0, 0, 1, 0))[..., :-1, :]
-        _count(hyper_counts, channel * HYPER_CONTEXTS + hyper_context(left, above), z)
+        table = channel * HYPER_CONTEXTS + hyper_context(left, above, HYPER_CONTEXTS)
+        _count(hyper_counts, table, z)
     return counts.cpu().double(), hyper_counts.view(hyper, HYPER_CONTEXTS, -1).cpu().double()
 
 
-def _count(counts: Tensor, rows: Tensor, symbols: Tensor) -> None:
-    """Add symbols to counts (rows, 2 * largest + 1), in the row of each."""
+def _count(counts: Tensor, table: Tensor, symbols: Tensor) -> None:
+    """Add symbols to counts (tables, 2 * largest + 1), to those of the table of each."""
     width = counts.shape[1]
     largest = width // 2
-    place = rows * width + symbols.clamp(-largest, largest) + largest
-    counts += torch.bincount(place.long().flatten(), minlength=counts.numel()).view_as(counts)
+    place = table.long() * width + symbols.long().clamp(-largest, largest) + largest
+    counts += torch.bincount(place.flatten(), minlength=counts.numel()).view_as(counts)
 
 
 @torch.no_grad()
@@ -161,8 +167,9 @@ def coder_tables(model: TrainedCodec, counts: Tensor, hyper_counts: Tensor) -> T
     """The range coder's integer tables: one for each scale level, ``HYPER_CONTEXTS`` for each channel of z.
 
     A scale level's is the share of every symbol among those sent, ``counts`` of ``count_sent_symbols``, both
-    signs alike; ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen. So do
-    ``HYPER_SHARE`` symbols of the prior that z was trained with, beside its ``hyper_counts``.
+    signs alike; ``GAUSSIAN_SHARE`` symbols of the level's Gaussian stand for what was not seen. A
+    hyper-latent's is the share of every symbol in its context, ``hyper_counts``, and of ``HYPER_SHARE``
+    symbols of the prior that it was trained with; it covers what is likelier than 1e-6 there.
     """
     counts = counts + counts.flip(1)
     rows: list[tuple[int, list[float]]] = []
@@ -270,7 +277,7 @@ def train_codec(
     def loss(network: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = CROP_LAST if compiled or progress >= 2 / 3 else CROP_FIRST
         count = of_size(size)
-        x = crops.batch(count, size, turned=True, drawn=DRAWN, grey=GREY, enlarged=ENLARGED)
+        x = draw(crops, count, size)
         t = stratified_positions(count, device)
         total, x_hat, bpp = rate_distortion(network, x, t, quantiser)
         psnr = -10 * torch.log10((x_hat.detach() - x).square().mean((1, 2, 3))).mean()

@@ -89,8 +89,8 @@ class Crops:
     ) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels_last, half of them mirrored; ``turned``: each by
         any number of quarter turns too; ``drawn``: the share of them that are drawings in place of photos;
-        ``grey``: the share of all without colour; ``enlarged``: the share of photos that are enlarged, soft
-        and smooth as large pictures are from near."""
+        ``grey``: the share of all without colour; ``enlarged``: the share of photos that are enlarged, up to
+        ``LARGEST_SCALE`` times, soft and smooth as large pictures are from near."""
         crops = []
         weight = self.areas * (self.sides.min(1) >= size)
         for i in self.rng.choice(len(self.photos), count, p=weight / weight.sum()):
@@ -101,7 +101,8 @@ class Crops:
             left = self.rng.integers(photo.shape[2] - side + 1)
             crop = photo[:, top : top + side, left : left + side]
             if side < size:
-                crop = F.interpolate(crop[None], (size, size), mode="bicubic", align_corners=False)[0]
+                wide = F.interpolate(crop[None].float(), (size, size), mode="bicubic", align_corners=False)[0]
+                crop = wide.clamp(0, 255).round().byte()
             crop = crop.flip(2) if self.rng.random() < 0.5 else crop
             crops.append(crop.rot90(int(self.rng.integers(4)), (1, 2)) if turned else crop)
         for i in range(count if drawn else 0):
