@@ -425,6 +425,31 @@ def test_hyper_latents_are_counted_by_what_is_beside_them(
     assert share(channel, near, 0) == pytest.approx(prior, abs=0.01), "nothing seen: as trained"
 
 
+@pytest.mark.parametrize("size", [(330, 200), (64, 300), (300, 60), (16, 16)])
+def test_hyper_latents_come_by_anti_diagonals_with_tables_by_their_neighbours(size: tuple[int, int]):
+    """Read again one by one, as the format is described."""
+    model = load_codec()
+    assert model.hyper_contexts == 5
+    picture = photograph("astronaut").crop((100, 0, 100 + size[0], size[1]))
+    stream = bitstream.parse(pipeline.encode(picture, 0.02))
+    decoder = Decoder(model.tables, stream.payload, 10**6)
+    rows, columns = (-(-side // 64) for side in (size[1], size[0]))
+    z: dict[tuple[int, int, int], int] = {}
+    for diagonal in range(rows + columns - 1):
+        for channel in range(model.codec.config.hyper):
+            for row in range(max(0, diagonal - columns + 1), min(rows, diagonal + 1)):
+                column = diagonal - row
+                near = z.get((channel, row, column - 1), 0) + z.get((channel, row - 1, column), 0)
+                table = SCALE_LEVELS + 5 * channel + max(-2, min(2, near)) + 2
+                z[channel, row, column] = int(decoder.take(np.array([table], np.int32))[0])
+    x, t = coding.to_unit(pipeline.to_pixels(picture))[None], coding.position(stream.rate)
+    with torch.no_grad():
+        x = F.pad(x, (0, -size[0] % PATCH, 0, -size[1] % PATCH), mode="replicate")
+        expected = model.codec.hyper_latents(model.codec.analyse(x, t, rpo=False), t)[0].round()
+    assert all(expected[place] == symbol for place, symbol in z.items())
+    assert any(z.values())
+
+
 def test_weights_with_one_table_a_hyper_latent_channel_code_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
