@@ -230,7 +230,7 @@ def test_strength_mixes_within_a_mask(crop: Image.Image):
 def test_a_head_for_another_guide_is_refused(monkeypatch: pytest.MonkeyPatch, crop: Image.Image):
     other = Restorer(RestorerConfig(guide="12345678"))
     monkeypatch.setattr("llicm_cli.pipeline.load_restorer", lambda: other)
-    with pytest.raises(ModelError, match="train a head for this guide"):
+    with pytest.raises(ModelError, match="train a head for it"):
         llicm_cli.enhance(crop)
 
 

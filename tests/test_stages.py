@@ -19,7 +19,7 @@ from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
-from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
+from llicm_cli.models.weights import check_pair, load_codec, load_guide, load_restorer, read_parts
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training.data import Crops, find_photos
 from llicm_cli.training.degraded import DegradedCrops, Pairs, parse_pairs
@@ -110,6 +110,13 @@ def test_the_stages_follow_each_other(
     assert learned and all(torch.equal(v, towers[f"module.{n}"].half()) for n, v in learned.items())
     words = parts["guide."]["clip.token_embedding.weight"].float().abs().sum(1)
     assert 20 < (words > 0).sum() < 200, "words that were never trained mean nothing"
+
+    seeing_more = tmp_path / "seeing_more.safetensors"
+    train("guide", seeing_more, "--codec", codec, "--steps", 1, "--start-from", guide)
+    old, new = load_guide(guide), load_guide(seeing_more)
+    assert new.id != old.id and new.language == old.language == old.id
+    assert torch.equal(new.prompts(), old.prompts())
+    check_pair(new, load_restorer(restorer))
 
 
 def test_a_guide_on_another_backbone_is_trained_and_stored(

@@ -148,7 +148,7 @@ def _told(
     if not tasks:
         return told
     head = head or load_restorer()
-    return f"{told} passes={passes} guide={head.config.guide} head={head.id}"
+    return f"{told} passes={passes} guide={load_guide().id} head={head.id}"
 
 
 def encode(

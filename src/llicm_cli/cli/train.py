@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,7 +186,11 @@ def guide(
     ema_decay: EmaDecay = 0.995,
     seed: Seed = 0,
     start_from: Annotated[
-        Path | None, typer.Option(help="Guide to go on from: its towers stay, its controller learns on.")
+        Path | None,
+        typer.Option(
+            help="Guide to go on from: its controller learns on, its towers stay, so that heads for "
+            "it serve the new one too."
+        ),
     ] = None,
     codec: CodecFile = None,
 ) -> None:
@@ -209,6 +213,7 @@ def guide(
         real = parse_pairs(pairs or [], max(CROPS))
         if start_from:
             model = copy.deepcopy(load_guide(start_from))
+            model.config = replace(model.config, language=model.language)
             known = card.read(start_from)
             backbone, pretrained = known.get("backbone"), known.get("pretrained")
         else:
@@ -269,7 +274,7 @@ def restorer(
         real = parse_pairs(pairs or [], CROPS[-1][1])
         eyes = load_guide(guide)
         torch.manual_seed(seed)
-        model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.id))
+        model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.language))
         if start_from:
             take_over(model, load_restorer(start_from))
         if mean_with:

@@ -50,7 +50,7 @@ class CodecConfig:
     filter: int = 32  # width of the post-filter, at 1/2 resolution
     fine_blocks: int = 6
     coarse_blocks: int = 6
-    filter_blocks: int = 6
+    filter_blocks: int = 10
     hyper: int = 128
     prior: int = 192  # width of the hyper transforms
     context: int = 256

@@ -59,11 +59,13 @@ class Guidance(NamedTuple):
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """An open_clip model configuration and how its pictures are normalised; stored with the weights."""
+    """An open_clip model configuration, how its pictures are normalised, and the ``Guide.language`` that it
+    took over with its towers, empty if they are its own; stored with the weights."""
 
     model: dict[str, Any]
     mean: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
     std: tuple[float, float, float] = open_clip.OPENAI_DATASET_STD
+    language: str = ""
 
 
 def _blocks(tower: Any) -> list[nn.Module]:
@@ -156,6 +158,12 @@ class Guide(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
         self.copy_tower()
+
+    @property
+    def language(self) -> str:
+        """The id of the guide whose towers this one has. Texts and content embeddings mean to a head the same
+        in all that share it, however well their controllers see what is wrong."""
+        return self.config.language or self.id
 
     def copy_tower(self) -> None:
         """Start the controller as a copy of the image tower, with links at zero."""

@@ -34,7 +34,7 @@ class RestorerConfig:
     """Sizes of the network; stored with the weights."""
 
     embedding: int = 128  # D, of the guide
-    guide: str = ""  # model id of the guide that it was trained with
+    guide: str = ""  # language of the guides that it works with
     fine: int = 96  # width at 1/4 resolution
     middle: int = 160  # width at 1/8
     coarse: int = 256  # width at 1/16

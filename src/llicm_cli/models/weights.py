@@ -266,10 +266,10 @@ def load_guide(path: Path) -> Guide:
 
 def check_pair(guide: Guide, head: Restorer) -> None:
     """Raises ModelError where a head does not know the language of a guide."""
-    if guide.id != head.config.guide:
+    if guide.language != head.config.guide:
         raise ModelError(
-            f"the head was trained with guide {head.config.guide}, the installed one is {guide.id}: "
-            "train a head for this guide"
+            f"the head was trained with the towers of guide {head.config.guide}, the installed guide has "
+            f"those of {guide.language}: train a head for it"
         )
 
 
