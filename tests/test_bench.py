@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 
 from llicm_cli.bench import codecs, metrics
 from llicm_cli.bench.curves import Points, bd_rate, bootstrapped, quality
-from llicm_cli.bench.measure import Plan, decoded, encoded
+from llicm_cli.bench.measure import Plan, decoded, encoded, load_results
 from llicm_cli.bench.niqe import load as load_pristine
 from llicm_cli.bench.niqe import niqe, statistics
 from llicm_cli.bench.report import published_curves
@@ -134,11 +134,17 @@ def test_every_codec_makes_larger_and_better_files_at_later_settings(name: str, 
     assert 20 < worse < better - 3
 
 
-def test_a_picture_that_a_codec_cannot_hold_is_named(llicm: Llicm, tmp_path: Path):
+def test_pictures_that_a_codec_cannot_hold_are_named_and_others_measured(
+    llicm: Llicm, picture: Image.Image, tmp_path: Path
+):
     (tmp_path / "in").mkdir()
-    Image.new("RGB", (16400, 11)).save(tmp_path / "in" / "long.png")
+    for name, size in {"long": (16400, 11), "high": (11, 16400)}.items():
+        Image.new("RGB", size).save(tmp_path / "in" / f"{name}.png")
+    picture.save(tmp_path / "in" / "well.png")
     result = llicm("bench", "rd", tmp_path / "in", "-o", tmp_path / "x.json", "--codec", "webp")
-    assert result.code == 3 and "webp on long.png" in result.stderr and "Traceback" not in result.stderr
+    assert result.code == 3 and "Traceback" not in result.stderr
+    assert re.search(r"webp on (long|high).png: .*; 1 more failed$", result.stderr.strip())
+    assert list(load_results(tmp_path / "x.json")["codecs"]["webp"]["pictures"]) == ["well.png"]
 
 
 def test_rates_span_what_matters(picture: Image.Image):

@@ -264,7 +264,8 @@ def measure(
     jobs: int,
     tick: Callable[[float, str], None],
 ) -> dict[str, Any]:
-    """Measure what is missing in a results file, and write it after every picture.
+    """Measure what is missing in a results file, and write it after every picture. A codec that fails on one
+    does not stop the others.
 
     Args:
         plan: what to measure.
@@ -279,7 +280,8 @@ def measure(
 
     Raises:
         UsageError: a file of another set, an unknown codec or metric.
-        InputError, ModelError, OutputError: as reading pictures, weights, and writing do.
+        InputError, ModelError, OutputError: as reading pictures, weights, and writing do; the first of them,
+            and how many more there were, once all is done.
     """
     check_output(output, overwrite=True)
     results, labels = _begin(plan, output, names, label)
@@ -296,17 +298,17 @@ def measure(
     pool = ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), initializer=_start, initargs=(plan, threads)
     )
+    failures: list[BaseException] = []
     with pool:
         try:
             waiting: dict[Future[Any], tuple[str, Path]] = {
                 pool.submit(_do, labels.get(shown, shown), p): (shown, p) for shown, p in todo
             }
             while waiting:
-                failure = None
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     shown, path = waiting.pop(future)
-                    if future.exception():
-                        failure = future.exception()
+                    if failure := future.exception():
+                        failures.append(failure)
                         continue
                     found = future.result()
                     if shown == REFERENCE:
@@ -316,11 +318,12 @@ def measure(
                         done[shown][path.name] = found
                     tick(1 - len(waiting) / len(todo), f"{shown} {path.name}")
                 store_results(output, results)
-                if failure:
-                    raise failure
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise
+    if failures:
+        first, more = failures[0], len(failures) - 1
+        raise type(first)(f"{first}; {more} more failed") if more else first
     return results
