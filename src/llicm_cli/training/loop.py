@@ -66,8 +66,8 @@ class Options:
 
 
 def learning_rate_factor(step: int, progress: float) -> float:
-    """Linear warm-up, constant to half time, then linearly to zero."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS, max(0.0, 2 * (1 - progress)))
+    """Linear warm-up, then linearly to zero (Bergsma et al., ICLR 2025)."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS, max(0.0, 1 - progress))
 
 
 def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
