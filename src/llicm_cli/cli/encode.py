@@ -36,8 +36,8 @@ def encode(
                      help="Quality: the price of error in bpp + lambda * 255^2 * MSE, as in CompressAI; "
                      "larger is better and larger (the rate-perception lambda of the LL-ICM paper runs "
                      "the other way). "
-                     "Kodak photos take: 0.0018: 0.12 bpp, 28.2 dB; 0.0067: 0.28 bpp, 31.2 dB; "
-                     "0.013: 0.42 bpp, 32.8 dB; 0.025: 0.61 bpp, 34.6 dB; 0.0483: 0.84 bpp, 36.3 dB."),
+                     "Kodak photos take: 0.0018: 0.12 bpp, 28.3 dB; 0.0067: 0.28 bpp, 31.2 dB; "
+                     "0.013: 0.42 bpp, 32.9 dB; 0.025: 0.61 bpp, 34.6 dB; 0.0483: 0.84 bpp, 36.3 dB."),
     ] = None,
     bpp: Annotated[
         float | None, typer.Option(help="Aim at so many bits a pixel instead (within 3 %).")
