@@ -163,7 +163,7 @@ def test_without_a_task_nothing_is_done_and_said_so(noisy: Image.Image):
         llicm_cli.enhance(noisy, "none,derain")
 
 
-@pytest.mark.parametrize(("likeliest", "share"), [(0.5, 0), (0.6, 0.5), (0.7, 1), (0.9, 1)])
+@pytest.mark.parametrize(("likeliest", "share"), [(0.7, 0), (0.775, 0.5), (0.85, 1), (0.9, 1)])
 def test_auto_takes_as_much_of_a_restoration_as_the_guide_is_sure(
     noisy: Image.Image, monkeypatch: pytest.MonkeyPatch, likeliest: float, share: float
 ):

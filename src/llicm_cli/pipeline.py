@@ -27,7 +27,7 @@ from llicm_cli.version import __version__
 MODES = ("L", "LA", "RGB", "RGBA")
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
-TRUSTED = 0.5, 0.7  # ``auto`` undoes a degradation more probable than the first, wholly from the second on
+TRUSTED = 0.7, 0.85  # ``auto`` undoes a degradation more probable than the first, wholly from the second on
 SHIFTS = ((0, 0), (2, 2), (0, 2), (2, 0))  # rows and columns, for the passes of the head
 GREY_ROWS = 512  # at once, to bound memory
 
