@@ -98,6 +98,7 @@ def test_the_stages_follow_each_other(
     assert "distance at 0.025" in cards["joint"]["validation"] and cards["joint"]["delta"] > 0
     assert [card["stage"] for card in cards["joint"]["history"]] == ["codec"]
     assert cards["joint"]["restorer"] == load_restorer(restorer).id
+    assert cards["restorer"]["guide"] == cards["joint"]["guide"] == load_guide(guide).id
     assert str(tmp_path) not in json.dumps(cards), "cards name no folders of the machine"
     before, after = load_codec(codec).codec.state_dict(), load_codec(joint).codec.state_dict()
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]

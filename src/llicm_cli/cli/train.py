@@ -284,7 +284,7 @@ def restorer(
     _write_card(
         "restorer", output, network_file("restorer.", model, model.config), options, run, data,
         photos, model.config, model, start_from, "root mean squared error, weighed by class",
-        pairs=[card.short(p) for p in pairs or []],
+        guide=eyes.id, pairs=[card.short(p) for p in pairs or []],
         **({"mean_with": [card.brief(path) for path in mean_with]} if mean_with else {}),
     )  # fmt: skip
 
