@@ -82,8 +82,8 @@ def multiplications(side: int = 512) -> tuple[float, float, float]:
     decode(stream)
     decoder, total = total, 0.0
     head = load_restorer()
-    x, prompt = torch.zeros(1, 3, side, side), torch.zeros(1, head.config.embedding)
-    head(x, prompt, prompt[None], source(False, False, torch.zeros(1)), tones(x))
+    x = torch.zeros(1, 3, side, side)
+    head(x, head.prompts[:1], source(False, False, torch.zeros(1)), tones(x))
     handle.remove()
     return encoder / side**2 / 1000, decoder / side**2 / 1000, total / side**2 / 1000
 
@@ -126,7 +126,7 @@ def batch(folder: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.01
     typer.echo("| command | how | pictures/s | megapixels/s | peak (MiB) |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         streams = [Path(place) / f"{path.stem}.llic" for path in paths]
-        encode_all = ["encode", "--lambda", lmbda, "--overwrite", "-o", f"{place}/"]
+        encode_all: list[object] = ["encode", "--lambda", lmbda, "--overwrite", "-o", f"{place}/"]
         for command, inputs in (
             (encode_all, paths),
             (["decode", "--overwrite", "-o", f"{place}/"], streams),
@@ -140,7 +140,7 @@ def batch(folder: Path, lmbda: Annotated[float, typer.Option("--lambda")] = 0.01
             for how, calls in ways.items():
                 results = [run(*call) for call in calls]
                 seconds, peak = sum(r[0] for r in results), max(r[1] for r in results)
-                name = " ".join(command[: 3 if "--task" in command else 1])
+                name = " ".join(map(str, command[: 3 if "--task" in command else 1]))
                 figures = f"{len(paths) / seconds:.2f} | {pixels / seconds / 1e6:.2f} | {peak:.0f}"
                 typer.echo(f"| {name} | {how} | {figures} |")
 

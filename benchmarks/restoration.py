@@ -79,7 +79,9 @@ def measure(
     """Restore every picture of every set with its task, in one pass and more, and with auto; adds to the
     results file."""
     weights = {"guide": load_guide().id, "head": load_restorer().id}
-    results = json.loads(output.read_text()) if output.exists() else {"weights": weights, "sets": {}}
+    results: dict[str, Any] = (
+        json.loads(output.read_text()) if output.exists() else {"weights": weights, "sets": {}}
+    )
     if results["weights"] != weights:
         raise typer.BadParameter(f"{output} holds results of other weights; name another file")
     for name in only or SETS:
@@ -91,23 +93,26 @@ def measure(
                 shown[key] = wrong if task == CLEAN else pipeline.enhance(wrong, task, passes=passes)
             seen = {key: picture.convert("RGB") for key, picture in shown.items()}
             rows.append({key: (psnr(picture, right), ssim(picture, right)) for key, picture in seen.items()})
-        means = {key: np.mean([row[key] for row in rows], axis=0).round(4).tolist() for key in rows[0]}
-        results["sets"][name] = row = {
+        means = {
+            key: np.array([row[key] for row in rows], float).mean(0).round(4).tolist() for key in rows[0]
+        }
+        summary: dict[str, Any] = {
             "task": task, "pictures": len(rows),
             "psnr": {key: mean[0] for key, mean in means.items()},
             "ssim": {key: mean[1] for key, mean in means.items()},
             "lowest psnr of auto": round(min(row["auto"][0] for row in rows), 4),
         }  # fmt: skip
-        typer.echo(f"{name}: {row['psnr']}", err=True)
+        results["sets"][name] = summary
+        typer.echo(f"{name}: {summary['psnr']}", err=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 @torch.inference_mode()
-def _restored(x: Tensor, prompt: Tensor, content: Tensor) -> Image.Image:
+def _restored(x: Tensor, prompt: Tensor) -> Image.Image:
     height, width = x.shape[1:]
     tone = tones(x[None])
     x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
-    return to_image(to_bytes(load_restorer()(x, prompt, content, NOWHERE, tone)[0, :, :height, :width]))
+    return to_image(to_bytes(load_restorer()(x, prompt, NOWHERE, tone)[0, :, :height, :width]))
 
 
 @app.command()
@@ -120,12 +125,10 @@ def guide(
     low: Annotated[float, typer.Option(help="Lambda of the compressed pictures.")] = 0.0018,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture.")] = 1,
 ) -> None:
-    """PSNR with the right prompt, the picture's own embedding, a wrong prompt and none; and how often the
-    guide names the right degradation of synthetic pictures, before and after compression."""
-    eyes = load_guide()
-    with torch.inference_mode():
-        prompts = eyes.prompts()
-    weights = {"codec": load_codec().id.hex(), "guide": eyes.id, "head": load_restorer().id}
+    """PSNR with the right prompt, that of the guide's likeliest class, a wrong one and none; and how often
+    the guide names the right degradation of synthetic pictures, before and after compression."""
+    prompts = load_restorer().prompts
+    weights = {"codec": load_codec().id.hex(), "guide": load_guide().id, "head": load_restorer().id}
     results: dict[str, Any] = {"weights": weights, "psnr": {}, "accuracy": {}}
     for name in SETS:
         task = SETS[name][1]
@@ -136,23 +139,19 @@ def guide(
         for i, (wrong, right) in enumerate(_pairs(root, name)):
             if i % every:
                 continue
-            x = to_unit(to_pixels(wrong))
-            with torch.inference_mode():
-                seen = eyes(x[None])
+            x, seen = to_unit(to_pixels(wrong)), pipeline.inspect(wrong)
+            likeliest = CLASSES.index(max(seen, key=seen.__getitem__))
             other = (right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)
             prompt = {
-                "right task": prompts[[right_one]], "own embedding": eyes.belief(seen.degradation, prompts),
+                "right task": prompts[[right_one]], "likeliest class": prompts[[likeliest]],
                 "wrong task": prompts[[other]], "zero embedding": torch.zeros_like(prompts[:1]),
             }  # fmt: skip
-            rows.append([psnr(_restored(x, p, seen.content), right) for p in prompt.values()])
-            mixed = _restored(x, prompts[[right_one]], torch.zeros_like(seen.content))
-            rows[-1].append(psnr(mixed, right))
-        keys = (*prompt, "right task, zero content")
+            rows.append([psnr(_restored(x, p), right) for p in prompt.values()])
         means = [round(float(v), 3) for v in np.mean(rows, axis=0)]
-        results["psnr"][name] = dict(zip(keys, means, strict=True))
+        results["psnr"][name] = dict(zip(prompt, means, strict=True))
         typer.echo(f"{name}: {results['psnr'][name]}", err=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
-    hits = {"pictures": [], "decoded": []}
+    hits: dict[str, list[tuple[int, bool]]] = {"pictures": [], "decoded": []}
     for i, path in enumerate(find_pictures(photos or root / "kodak")[::every]):
         clean = open_rgb(path)
         for label, name in enumerate(CLASSES):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from llicm_cli.degrade import Dice
-from llicm_cli.models.codec import CodecConfig
+from llicm_cli.models.codec import Codec, CodecConfig
 from llicm_cli.models.restorer import Restorer, RestorerConfig, source, tones
 from llicm_cli.training.codec import (
     TrainedCodec,
@@ -35,8 +35,8 @@ STEPS, WARM_UP = 10, 3
 LINES = 15  # of a profile
 
 
-def measure(name: str, model: nn.Module, loss: Loss, options: Options, compiled: bool = False) -> None:
-    """Print what a step of training takes."""
+def measure(name: str, model: nn.Module, loss: Loss, options: Options, codec: Codec | None = None) -> None:
+    """Print what a step of training takes, with this codec compiled."""
     on_gpu = options.device.type == "cuda"
 
     def steps(count: int) -> tuple[float, float]:
@@ -51,8 +51,8 @@ def measure(name: str, model: nn.Module, loss: Loss, options: Options, compiled:
 
     model = model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(model, options, loss, lambda model: {})
-    if compiled:
-        compile_codec(model.codec)
+    if codec:
+        compile_codec(codec)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     _, first = steps(WARM_UP)
@@ -86,14 +86,15 @@ def main(photos: Path, device: str = "cpu", batch: int = 9, workers: int = 2) ->
         clean = crops.batch(4 * batch, 128)
         x = (clean + 0.1 * torch.randn_like(clean)).clamp(0, 1)
         prompt, nothing = torch.randn(len(x), 128, device=place), torch.zeros(len(x), device=place)
-        told = prompt / 128**0.5, prompt.new_zeros(len(x), 2, 128), source(False, False, nothing), tones(x)
+        told = prompt / 128**0.5, source(False, False, nothing), tones(x)
         with torch.autocast(place.type, torch.bfloat16):
             restored = model(x, *told)
         return restoration_loss(restored, clean)[0].mean(), {}
 
     measure("codec", TrainedCodec(CodecConfig()), codec_loss, options)
     if place.type == "cuda":
-        measure("codec, compiled", TrainedCodec(CodecConfig()), codec_loss, options, compiled=True)
+        coder = TrainedCodec(CodecConfig())
+        measure("codec, compiled", coder, codec_loss, options, coder.codec)
     measure("head", Restorer(RestorerConfig()), head_loss, options)
 
     degraded = DegradedCrops(Crops(paths, HERE, 256, 0), Dice(0), deck=DECK, render=shown)

@@ -71,7 +71,7 @@ def test_metadata_travel_unless_stripped(llicm: Llicm, picture: Path, crop: Imag
         llicm("decode", out, "-o", back, "--overwrite", "--task", "denoise", "--strength", "0.5")
         assert Image.open(back).getexif().get(0x010F) == made
         told = Image.open(back).text
-        assert told["Software"] == "llicm" and "task=denoise strength=0.5 passes=1 guide=" in told["llicm"]
+        assert told["Software"] == "llicm" and "task=denoise strength=0.5 passes=1 head=" in told["llicm"]
         assert f"version={llicm_cli.__version__} model=" in told["llicm"]
         assert llicm("enhance", picture, "-o", back, "--overwrite", *strip).code == 0
         assert Image.open(back).getexif().get(0x010F) == made
@@ -300,10 +300,10 @@ def test_quick_answers_never_load_torch(command: list[str], tmp_path: Path, stre
     assert run.returncode == 0 and run.stdout, run.stderr
 
 
-def test_coding_never_loads_the_compressai_package(picture: Path):
+def test_coding_and_named_tasks_load_neither_compressai_nor_open_clip(picture: Path):
     code = (
         "import sys; from PIL import Image; import llicm_cli\n"
-        f"llicm_cli.decode(llicm_cli.encode(Image.open({str(picture)!r})))\n"
+        f"llicm_cli.decode(llicm_cli.encode(Image.open({str(picture)!r})), 'denoise')\n"
         "assert 'compressai' not in sys.modules and 'open_clip' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -76,7 +76,8 @@ def test_links_start_at_zero_and_then_matter(kind: str, local_vit: Path, x: Tens
 def test_guidance_is_unit_vectors_in_the_space_of_the_texts(x: Tensor):
     guide = load_guide()
     with torch.no_grad():
-        content, degradation = guide(x)
+        content, degradation = guide.look(views(x, guide.size))
+        assert torch.allclose(guide(x), degradation, atol=1e-6)
         prompts = guide.prompts()
     assert content.shape == (1, 10, guide.width) and degradation.shape == (1, guide.width)
     for vectors in (content, degradation, prompts):
@@ -122,7 +123,7 @@ def test_a_named_backbone_with_a_local_file(tmp_path: Path):
     guide = guide_on("RN50", str(file))
     assert guide.width == config["embed_dim"] and guide.size == 224
     with torch.no_grad():
-        content, degradation = guide(torch.rand(1, 3, 64, 64), 1)
+        content, degradation = guide.look(views(torch.rand(1, 3, 64, 64), guide.size, 1))
     assert content.shape == (1, 2, 1024) and degradation.isfinite().all()
 
 

@@ -19,7 +19,7 @@ from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
-from llicm_cli.models.weights import check_pair, load_codec, load_guide, load_restorer, read_parts
+from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training.data import Crops, find_photos
 from llicm_cli.training.degraded import DegradedCrops, Pairs, parse_pairs
@@ -83,7 +83,7 @@ def test_the_stages_follow_each_other(
     assert errors.shape == (len(CLASSES),) and len(errors.unique()) > 1
     more_of = ["--start-from", restorer, *2 * ["--mean-with", restorer], "--workers", 1]
     train("restorer", more, *frozen, "--steps", 1, *more_of)
-    files = [*frozen, "--restorer", restorer]
+    files = ["--codec", codec, "--restorer", restorer]
     train("joint", joint, *files, "--steps", 3)
     features = squeezenet / SQUEEZENET_FILE
     train("joint", joint, *files, "--steps", 5, "--resume", "--perceptual", features)
@@ -98,7 +98,7 @@ def test_the_stages_follow_each_other(
     assert "distance at 0.025" in cards["joint"]["validation"] and cards["joint"]["delta"] > 0
     assert [card["stage"] for card in cards["joint"]["history"]] == ["codec"]
     assert cards["joint"]["restorer"] == load_restorer(restorer).id
-    assert cards["restorer"]["guide"] == cards["joint"]["guide"] == load_guide(guide).id
+    assert cards["restorer"]["guide"] == load_guide(guide).id
     assert str(tmp_path) not in json.dumps(cards), "cards name no folders of the machine"
     before, after = load_codec(codec).codec.state_dict(), load_codec(joint).codec.state_dict()
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
@@ -115,9 +115,8 @@ def test_the_stages_follow_each_other(
     seeing_more = tmp_path / "seeing_more.safetensors"
     train("guide", seeing_more, "--codec", codec, "--steps", 1, "--start-from", guide)
     old, new = load_guide(guide), load_guide(seeing_more)
-    assert new.id != old.id and new.language == old.language == old.id
-    assert torch.equal(new.prompts(), old.prompts())
-    check_pair(new, load_restorer(restorer))
+    assert new.id != old.id and torch.equal(new.prompts(), old.prompts())
+    assert torch.allclose(load_restorer(restorer).prompts, old.prompts(), atol=1e-3)
 
 
 def test_a_guide_on_another_backbone_is_trained_and_stored(

@@ -19,7 +19,7 @@ from llicm_cli.coding import Rows, decode_pixels, encode_pixels, position, to_by
 from llicm_cli.errors import BitstreamError, InputError, ModelError, TargetError, UsageError
 from llicm_cli.image_io import EXIF_MARK, INFO, open_unlimited
 from llicm_cli.models.restorer import REACH, STRIDE, Restorer, source, tones
-from llicm_cli.models.weights import check_pair, load_codec, load_guide, load_restorer
+from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.tasks import AUTO, CLASSES, CLEAN, MOST_PASSES, NONE, check_task, parse_tasks
 from llicm_cli.tiling import in_tiles
 from llicm_cli.version import __version__
@@ -27,7 +27,7 @@ from llicm_cli.version import __version__
 MODES = ("L", "LA", "RGB", "RGBA")
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
-TRUSTED = 0.7, 0.85  # ``auto`` undoes a degradation more probable than the first, wholly from the second on
+SURE = 0.75  # the least probability of a degradation that ``auto`` undoes
 SHIFTS = ((0, 0), (2, 2), (0, 2), (2, 0))  # rows and columns, for the passes of the head
 GREY_ROWS = 512  # at once, to bound memory
 
@@ -142,13 +142,13 @@ def _told(
     model: str, tasks: tuple[str, ...], strength: float, passes: int, head: Restorer | None = None
 ) -> str:
     """What made a picture: the program, the codec's model (none for a picture that was not coded), the tasks,
-    strength and passes of restoration, and the guide and head that did it."""
+    strength and passes of restoration, the guide that was asked and the head that did it."""
     names = ",".join(tasks) or NONE
     told = f"version={__version__} model={model} task={names} strength={strength:g}"
     if not tasks:
         return told
-    head = head or load_restorer()
-    return f"{told} passes={passes} guide={load_guide().id} head={head.id}"
+    asked = f" guide={load_guide().id}" if AUTO in tasks else ""
+    return f"{told} passes={passes}{asked} head={(head or load_restorer()).id}"
 
 
 def encode(
@@ -274,14 +274,26 @@ def _hole(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(hole)
 
 
-def _trust(probabilities: dict[str, float]) -> float:
-    """How much of what the head proposes ``auto`` takes, 0..1: nothing on a mere guess.
+def _seen(x: Tensor) -> dict[str, float]:
+    """How probable the guide thinks each class, of pixels (3, H, W); raises ModelError."""
+    guide = load_guide()
+    shares = guide.probabilities(guide(x[None]), guide.prompts())
+    return dict(zip(CLASSES, shares[0].tolist(), strict=True))
 
-    What is gained where the guide is right is little beside what a good picture loses where it is wrong.
+
+def _decide(x: Tensor, made_to_be_restored: bool) -> str | None:
+    """What ``auto`` tells the head of pixels (3, H, W): the degradation that the guide is sure of; None where
+    it is not, and they had better be left alone.
+
+    What is gained where the guide is right is little beside what a good picture loses where it is wrong. A
+    picture that was made to be restored (objective rpo) looks clean before the head has done its part: that
+    it is told then.
     """
-    likeliest = max(p for name, p in probabilities.items() if name != CLEAN)
-    low, high = TRUSTED
-    return min(1.0, max(0.0, (likeliest - low) / (high - low)))
+    seen = _seen(x)
+    likeliest = max(seen, key=seen.__getitem__)
+    if likeliest != CLEAN and seen[likeliest] >= SURE:
+        return likeliest
+    return CLEAN if made_to_be_restored else None
 
 
 def _restore(
@@ -300,38 +312,27 @@ def _restore(
         tasks: from ``parse_tasks``.
         strength: 0 leaves the picture alone, 1 takes all of what the head proposes.
         passes: of the head, see ``_run_head``.
-        origin: (1, 3), of ``restorer.source``. A picture that was made to be restored (objective rpo) looks
-            clean before the head has done its part: there, auto does not let the guide hold it back.
+        origin: (1, 3), of ``restorer.source``.
         head: None for the installed one.
         hole: for inpaint: bool (H, W), what to replace; nothing else is then changed.
     """
-    if not tasks:
+    if not tasks or strength == 0:
         return x
-    guide, head = load_guide(), head or load_restorer()
-    check_pair(guide, head)
-    prompts = guide.prompts()
+    head = head or load_restorer()
     for task in tasks:
         filled = hole if task == "inpaint" else None
         seen = x if filled is None else torch.where(filled, 0, x)
-        guidance = guide(seen[None])
-        share = strength
-        if task == AUTO:
-            prompt = guide.belief(guidance.degradation, prompts)
-            made_to_be_restored = bool(origin[0, 1])
-            if not made_to_be_restored:
-                share *= _trust(guide.probabilities(guidance.degradation[0], prompts))
-        else:
-            prompt = prompts[[CLASSES.index(task)]]
-        if share == 0:
+        named = _decide(seen, made_to_be_restored=bool(origin[0, 1])) if task == AUTO else task
+        if named is None:
             continue
-        told = (prompt, guidance.content, origin, tones(seen[None]))
-        run = partial(_run_head, head, told, 1.0 if filled is not None else share, passes)
+        told = (head.prompts[[CLASSES.index(named)]], origin, tones(seen[None]))
+        run = partial(_run_head, head, told, 1.0 if filled is not None else strength, passes)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH if passes == 1 else REACH + STRIDE)
         if filled is None:
             x = restored
         else:  # a share of it and of the picture, not of the black that the head saw
             x = x.clone()
-            x[:, filled] = to_bytes(torch.lerp(to_unit(x[:, filled]), to_unit(restored[:, filled]), share))
+            x[:, filled] = to_bytes(torch.lerp(to_unit(x[:, filled]), to_unit(restored[:, filled]), strength))
         origin = source(False, False, torch.zeros(1))  # what follows sees a restored picture
     return x
 
@@ -421,7 +422,7 @@ def enhance(
     Raises:
         UsageError: an unknown task, a strength or passes out of range, or a mask that does not fit.
         InputError: a picture of another mode, or without pixels.
-        ModelError: weights of guide or head are missing, damaged, or do not belong together.
+        ModelError: weights of guide or head are missing or damaged.
     """
     tasks = _check_restoration(task, strength, passes, mask)
     _check_image(image)
@@ -447,8 +448,7 @@ def inspect(image: Image.Image) -> dict[str, float]:
         ModelError: weights of the guide are missing or damaged.
     """
     _check_image(image)
-    guide = load_guide()
-    return guide.probabilities(guide(to_pixels(image)[None]).degradation[0], guide.prompts())
+    return _seen(to_pixels(image))
 
 
 @torch.inference_mode()

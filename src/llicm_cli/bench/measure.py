@@ -41,7 +41,7 @@ from llicm_cli.bench.metrics import Measure, describe, meters, metric_files
 from llicm_cli.bench.sets import PictureSet
 from llicm_cli.errors import InputError, LlicmError, UsageError
 from llicm_cli.models.restorer import Restorer
-from llicm_cli.models.weights import check_pair, load_guide, load_restorer
+from llicm_cli.models.weights import load_restorer
 from llicm_cli.storage import check_output, read_bytes, write_file
 from llicm_cli.tasks import CLEAN
 
@@ -285,8 +285,6 @@ def measure(
     """
     check_output(output, overwrite=True)
     results, labels = _begin(plan, output, names, label)
-    if plan.kind == "rp":
-        check_pair(load_guide(), load_restorer(plan.head))  # told before work starts
     done = {shown: results["codecs"][shown]["pictures"] for shown in labels}
     if plan.kind == "rp":
         done = {REFERENCE: results["reference"]["restored"]} | done

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,17 +187,14 @@ def guide(
     seed: Seed = 0,
     start_from: Annotated[
         Path | None,
-        typer.Option(
-            help="Guide to go on from: its controller learns on, its towers stay, so that heads for "
-            "it serve the new one too."
-        ),
+        typer.Option(help="Guide to go on from: its controller learns on, its towers stay."),
     ] = None,
     codec: CodecFile = None,
 ) -> None:
     """Training of the guide: what a picture shows, and what is wrong with it.
 
     With --backbone, its pretrained image and text towers stay as they are and only the controller is
-    trained; train a head for it with llicm train restorer --guide.
+    trained. Every head works with every guide.
     """
     if (pretrained and not backbone) or (start_from and backbone):
         raise UsageError("--pretrained goes with --backbone, and --start-from with neither")
@@ -213,7 +210,6 @@ def guide(
         real = parse_pairs(pairs or [], max(CROPS))
         if start_from:
             model = copy.deepcopy(load_guide(start_from))
-            model.config = replace(model.config, language=model.language)
             known = card.read(start_from)
             backbone, pretrained = known.get("backbone"), known.get("pretrained")
         else:
@@ -274,7 +270,7 @@ def restorer(
         real = parse_pairs(pairs or [], CROPS[-1][1])
         eyes = load_guide(guide)
         torch.manual_seed(seed)
-        model = Restorer(RestorerConfig(embedding=eyes.width, guide=eyes.language))
+        model = Restorer(RestorerConfig(embedding=eyes.width))
         if start_from:
             take_over(model, load_restorer(start_from))
         if mean_with:
@@ -318,7 +314,6 @@ def joint(
     seed: Seed = 0,
     workers: Workers = 0,
     codec: CodecFile = None,
-    guide: GuideFile = None,
     restorer: Annotated[
         Path | None, typer.Option("--restorer", help="Weights of the head, if not the shipped ones.")
     ] = None,
@@ -326,14 +321,14 @@ def joint(
     """Rate-perception training: the codec, through the head behind it.
 
     What serves streams of objective rpo is trained on alpha * D + beta * R + gamma * E; the rest of the
-    codec, the guide and the head stay as they are.
+    codec and the head stay as they are.
     """
     if delta is not None and perceptual is None:
         raise UsageError("--delta goes with --perceptual")
     with _options("joint", output, steps, minutes, device, checkpoint, resume, save_every, batch,
                   muon_rate, adam_rate, ema_decay, seed, workers) as options:  # fmt: skip
         from llicm_cli.models.perceptual import SqueezeNetDistance
-        from llicm_cli.models.weights import check_pair, folder, load_codec, load_guide, load_restorer
+        from llicm_cli.models.weights import folder, load_codec, load_restorer
         from llicm_cli.training.codec import load_trained, weights_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
@@ -342,16 +337,14 @@ def joint(
         codec = codec or folder() / "codec.safetensors"
         photos = split(find_photos(data))
         real = parse_pairs(pairs or [], CROP)
-        eyes, head = load_guide(guide), load_restorer(restorer)
-        check_pair(eyes, head)
         distance = SqueezeNetDistance(perceptual) if perceptual else None
         weights = Weights(alpha, beta, gamma, (DELTA if delta is None else delta) if distance else 0.0)
-        networks = load_trained(codec), head, eyes
+        head = load_restorer(restorer)
         tables = load_codec(codec).tables  # streams of objective rdo stay as they are
-        model, run = train_joint(*networks, *photos, real, weights, options, distance)
+        model, run = train_joint(load_trained(codec), head, *photos, real, weights, options, distance)
     _write_card(
         "joint", output, weights_file(model, tables), options, run, data, photos, model.codec.config,
         model.codec, codec, "alpha D + beta R + gamma E, see training/joint.py",
-        guide=eyes.id, restorer=head.id, pairs=[card.short(p) for p in pairs or []],
+        restorer=head.id, pairs=[card.short(p) for p in pairs or []],
         alpha=alpha, beta=beta, gamma=gamma, delta=weights.delta,
     )  # fmt: skip

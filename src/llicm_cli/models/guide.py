@@ -15,7 +15,6 @@ shadows and haze, and cut-outs at full resolution, which show noise, blocks and 
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -46,7 +45,7 @@ GRID = 3  # cut-outs a side that are taken of a picture
 
 
 class Guidance(NamedTuple):
-    """What the restoration head is told about a picture.
+    """Both embeddings of pictures.
 
     Attributes:
         content: (B, V, D) a unit vector for every view.
@@ -59,13 +58,11 @@ class Guidance(NamedTuple):
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """An open_clip model configuration, how its pictures are normalised, and the ``Guide.language`` that it
-    took over with its towers, empty if they are its own; stored with the weights."""
+    """An open_clip model configuration, and how its pictures are normalised; stored with the weights."""
 
     model: dict[str, Any]
     mean: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
     std: tuple[float, float, float] = open_clip.OPENAI_DATASET_STD
-    language: str = ""
 
 
 def _blocks(tower: Any) -> list[nn.Module]:
@@ -83,9 +80,6 @@ def _blocks(tower: Any) -> list[nn.Module]:
         if hasattr(trunk, name):
             return list(getattr(trunk, name))
     raise ModelError(f"no blocks known in an image tower of type {type(tower).__name__}")
-
-
-_HOOKED = threading.Lock()  # while one thread's hooks are on a guide, no other thread may run it
 
 
 @cache
@@ -130,6 +124,16 @@ def views(x: Tensor, size: int, grid: int = GRID) -> Tensor:
     return seen.float() / 255 if seen.dtype == torch.uint8 else seen
 
 
+def _by_picture(embeddings: Tensor, pictures: int) -> Tensor:
+    """Those of all views (B * V, D), any length -> (B, V, D) unit vectors."""
+    return F.normalize(embeddings.float(), dim=-1).unflatten(0, (pictures, -1))
+
+
+def pooled(embeddings: Tensor) -> Tensor:
+    """Those of the views (B, V, D) -> one a picture, (B, D) unit vectors."""
+    return F.normalize(embeddings.mean(1), dim=-1)
+
+
 def class_means(phrases: Tensor, owner: Tensor) -> Tensor:
     """The direction (len(CLASSES), D) in which the phrases (N, D) of each class lie on average."""
     sums = phrases.new_zeros(len(CLASSES), phrases.shape[1])
@@ -158,12 +162,6 @@ class Guide(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
         self.copy_tower()
-
-    @property
-    def language(self) -> str:
-        """The id of the guide whose towers this one has. Texts and content embeddings mean to a head the same
-        in all that share it, however well their controllers see what is wrong."""
-        return self.config.language or self.id
 
     def copy_tower(self) -> None:
         """Start the controller as a copy of the image tower, with links at zero."""
@@ -200,22 +198,20 @@ class Guide(nn.Module):
 
     def clean_content(self, pictures: Tensor) -> Tensor:
         """The frozen tower's own embedding of views (B, V, 3, S, S) -> (B, V, D) unit vectors."""
-        flat = self.clip.visual(self.normalise(pictures).flatten(0, 1))
-        return F.normalize(flat.float(), dim=-1).unflatten(0, pictures.shape[:2])
+        return _by_picture(self.clip.visual(self.normalise(pictures).flatten(0, 1)), len(pictures))
 
     def look(self, pictures: Tensor) -> Guidance:
-        """views (B, V, 3, S, S) in 0..1 -> guidance."""
+        """views (B, V, 3, S, S) in 0..1 -> both embeddings; for one thread at a time."""
         x = self.normalise(pictures).flatten(0, 1)
-        with _HOOKED:
-            degradation, states = self._control(x)
-            content = self._tower(x, states)
-        content = F.normalize(content.float(), dim=-1).unflatten(0, pictures.shape[:2])
-        degradation = F.normalize(degradation.float(), dim=-1).unflatten(0, pictures.shape[:2])
-        return Guidance(content, F.normalize(degradation.mean(1), dim=-1))
+        degradation, states = self._control(x)
+        content = _by_picture(self._tower(x, states), len(pictures))
+        return Guidance(content, pooled(_by_picture(degradation, len(pictures))))
 
-    def forward(self, x: Tensor, grid: int = GRID) -> Guidance:
-        """Guidance for pictures (B, 3, H, W), uint8 or in 0..1, of any size."""
-        return self.look(views(x, self.size, grid))
+    def forward(self, x: Tensor, grid: int = GRID) -> Tensor:
+        """The degradation embeddings (B, D), unit vectors, of pictures (B, 3, H, W), uint8 or in 0..1, of any
+        size."""
+        pictures = self.normalise(views(x, self.size, grid))
+        return pooled(_by_picture(self.controller(pictures.flatten(0, 1)), len(x)))
 
     def tokenise(self, phrases: list[str]) -> Tensor:
         """Phrases as the text tower takes them, (N, context) integers."""
@@ -246,21 +242,9 @@ class Guide(nn.Module):
         scale = self.clip.logit_scale.exp().clamp(max=100)
         return scale * degradation @ prompts.T
 
-    def belief(self, degradation: Tensor, prompts: Tensor) -> Tensor:
-        """What is seen, put in words: the mean of the class prompts, weighed by their probability.
-
-        Pictures and texts lie apart in CLIP's space (Liang et al., NeurIPS 2022): a head would have to learn
-        two languages if it were given the degradation embeddings (B, D) themselves.
-
-        Returns:
-            (B, D), of length 1 where the guide is certain, shorter where it is not.
-        """
-        return self.logits(degradation, prompts).softmax(-1) @ prompts
-
-    def probabilities(self, degradation: Tensor, prompts: Tensor) -> dict[str, float]:
-        """Class name -> probability, of one degradation embedding (D,)."""
-        shares = self.logits(degradation[None], prompts)[0].softmax(-1)
-        return dict(zip(CLASSES, shares.tolist(), strict=True))
+    def probabilities(self, degradation: Tensor, prompts: Tensor) -> Tensor:
+        """How probable each class is, (B, len(CLASSES)), of degradation embeddings."""
+        return self.logits(degradation, prompts).softmax(-1)
 
 
 def compact_guide(seed: int) -> Guide:

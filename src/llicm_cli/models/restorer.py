@@ -1,13 +1,11 @@
 """The restoration head: one forward pass from a degraded picture to a restored one.
 
 A U-Net at 1/4, 1/8 and 1/16 of the resolution, made of 1x1 and depthwise convolutions. Every block is
-conditioned (FiLM, Perez et al., AAAI 2018) on the prompt, an embedding in the guide's space of what is to
-be undone, on where the picture comes from, and on the tones of the whole picture, which a tile cannot know;
-at the bottleneck it attends to the guide's content embedding. The output is a gain and an offset for every
-pixel.
+conditioned (FiLM, Perez et al., AAAI 2018) on the prompt, the text embedding of what is to be undone, on
+where the picture comes from, and on the tones of the whole picture, which a tile cannot know.
+The output is a gain and an offset for every pixel.
 
-Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; prompt (B, D); content (B, V, D); source (B, 3);
-tones (B, 15).
+Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; prompt (B, D); source (B, 3); tones (B, 15).
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.models.blocks import Depthwise, Down, Pointwise, Up
+from llicm_cli.tasks import CLASSES
 
 STRIDE = 16  # height and width must be multiples of this
 REACH = 160  # pixels; nothing farther away than this from a 16x16 block influences it
@@ -33,8 +32,7 @@ TONES_SIDE = 32  # pixels a side of the picture that the tones are taken of: noi
 class RestorerConfig:
     """Sizes of the network; stored with the weights."""
 
-    embedding: int = 128  # D, of the guide
-    guide: str = ""  # language of the guides that it works with
+    embedding: int = 128  # D, of the guide that it was trained with
     fine: int = 96  # width at 1/4 resolution
     middle: int = 160  # width at 1/8
     coarse: int = 256  # width at 1/16
@@ -42,7 +40,6 @@ class RestorerConfig:
     middle_blocks: int = 2  # on either side
     coarse_blocks: int = 4
     condition: int = 128
-    heads: int = 4
 
 
 def source(coded: bool, restoring: bool, t: Tensor) -> Tensor:
@@ -114,35 +111,23 @@ class ConditionedBlock(nn.Module):
         return x + self.reduce(F.leaky_relu(self.expand(self.film_mix(x, c)), 0.1, inplace=True))
 
 
-class Attend(nn.Module):
-    """Cross-attention of every position to the content embeddings, as a residual."""
-
-    def __init__(self, width: int, embedding: int, heads: int, condition: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.film = Film(width, condition)
-        self.query = Pointwise(width, width)
-        self.key = Pointwise(embedding, width)
-        self.value = Pointwise(embedding, width)
-        self.leave = Pointwise(width, width, zero=True)
-
-    def forward(self, x: Tensor, c: Tensor, content: Tensor) -> Tensor:
-        tokens = content.mT[..., None] * content.shape[-1] ** 0.5  # (B, D, V, 1), entries of unit size
-        q, k, v = (
-            m.flatten(2).unflatten(1, (self.heads, -1)).mT  # (B, heads, positions, width / heads)
-            for m in (self.query(self.film(x, c)), self.key(tokens), self.value(tokens))
-        )
-        found = F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2).unflatten(2, x.shape[2:])
-        return x + self.leave(found.contiguous(memory_format=torch.channels_last))
-
-
 class Restorer(nn.Module):
-    """The head; see the module."""
+    """The head; see the module.
+
+    Attributes:
+        prompts: (len(CLASSES), D) the text embeddings of the classes, of the guide that it was trained with:
+            the task is named, by the user or by any guide, in these words. (Pictures and texts lie apart in
+            CLIP's space, Liang et al., NeurIPS 2022: told degradation embeddings themselves, a head would
+            have to learn two languages.)
+        id: of the weights file it comes from: the first 8 hex digits of its SHA-256.
+    """
 
     def __init__(self, config: RestorerConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.id = ""  # of the weights file it comes from: the first 8 hex digits of its SHA-256
+        self.id = ""
+        self.prompts: Tensor
+        self.register_buffer("prompts", torch.zeros(len(CLASSES), c.embedding))
         self.understand = nn.Sequential(
             Pointwise(c.embedding + SOURCE + TONES, c.condition),
             nn.SiLU(),
@@ -158,7 +143,6 @@ class Restorer(nn.Module):
         self.middle_in = stage(c.middle, c.middle_blocks)
         self.down_again = Down(c.middle, c.coarse)
         self.coarse_in = stage(c.coarse, c.coarse_blocks // 2)
-        self.attend = Attend(c.coarse, c.embedding, c.heads, c.condition)
         self.coarse_out = stage(c.coarse, c.coarse_blocks - c.coarse_blocks // 2)
         self.up = Up(c.coarse, c.middle)
         self.middle_out = stage(c.middle, c.middle_blocks)
@@ -167,7 +151,7 @@ class Restorer(nn.Module):
         self.gain = Pointwise(c.fine, 3 * 16, zero=True)
         self.offset = Pointwise(c.fine, 3 * 16, zero=True)
 
-    def forward(self, x: Tensor, prompt: Tensor, content: Tensor, source: Tensor, tones: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prompt: Tensor, source: Tensor, tones: Tensor) -> Tensor:
         """Restored pictures (B, 3, H, W), not clamped."""
         told = torch.cat((prompt * prompt.shape[1] ** 0.5, source, tones), 1)  # entries of unit size
         c = F.silu(self.understand(told[..., None, None]))
@@ -180,7 +164,6 @@ class Restorer(nn.Module):
         coarse = self.down_again(middle)  # (B, coarse, H/16, W/16)
         for block in self.coarse_in:
             coarse = block(coarse, c)
-        coarse = self.attend(coarse, c, content)
         for block in self.coarse_out:
             coarse = block(coarse, c)
         middle = middle + self.up(coarse)

@@ -259,18 +259,12 @@ def load_guide(path: Path) -> Guide:
     """The guide, by default the shipped one; loaded once a process. Raises ModelError."""
     from llicm_cli.models.guide import Guide, GuideConfig  # open_clip takes seconds to import
 
-    guide, digest = _load_network(path, "guide.", lambda config: Guide(GuideConfig(**config)))
+    def build(config: dict[str, Any]) -> Guide:
+        return Guide(GuideConfig(**{k: v for k, v in config.items() if k != "language"}))  # of version 0.15
+
+    guide, digest = _load_network(path, "guide.", build)
     guide.id = digest[:MODEL_ID_BYTES].hex()
     return guide
-
-
-def check_pair(guide: Guide, head: Restorer) -> None:
-    """Raises ModelError where a head does not know the language of a guide."""
-    if guide.language != head.config.guide:
-        raise ModelError(
-            f"the head was trained with the towers of guide {head.config.guide}, the installed guide has "
-            f"those of {guide.language}: train a head for it"
-        )
 
 
 @once("restorer.safetensors")

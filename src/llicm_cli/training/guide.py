@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from llicm_cli.degrade import Dice, rendering
 from llicm_cli.models.codec import Codec, Pass
-from llicm_cli.models.guide import Guide, class_means, views
+from llicm_cli.models.guide import Guide, class_means, pooled, views
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import HERE, DegradedCrops, Pairs, held_out_batch
@@ -56,10 +56,6 @@ def _pick(phrases: Tensor, rng: np.random.Generator) -> Tensor:
     counts = [len(PROMPTS[name]) for name in CLASSES]
     starts = np.cumsum([0, *counts[:-1]])
     return phrases[[int(start + rng.integers(count)) for start, count in zip(starts, counts, strict=True)]]
-
-
-def _pooled(content: Tensor) -> Tensor:
-    return F.normalize(content.mean(1), dim=-1)
 
 
 @torch.no_grad()
@@ -123,7 +119,7 @@ def train_guide(
         phrases, owner = model.phrases()
         with torch.autocast(device.type, torch.bfloat16):
             seen = model.clean_content(x)
-        told = F.cross_entropy(model.logits(_pooled(seen), _pick(phrases, clean_crops.rng)), labels)
+        told = F.cross_entropy(model.logits(pooled(seen), _pick(phrases, clean_crops.rng)), labels)
         shown = _contrast(seen[:, 0], seen[:, 1])
         apart = F.cross_entropy(phrases @ class_means(phrases, owner).T / TEMPERATURE, owner)
         figures = {"text": told, "content": shown, "texts apart": apart}
@@ -138,7 +134,7 @@ def train_guide(
             guidance = model.look(x)
         prompts = _pick(texts, clean_crops.rng)
         told = F.cross_entropy(model.logits(guidance.degradation, prompts), labels)
-        shown = _contrast(_pooled(guidance.content), _pooled(target))
+        shown = _contrast(pooled(guidance.content), pooled(target))
         apart = 1 - (guidance.content * target).sum(-1).mean()
         figures = {"text": told, "content": shown, "distance": apart}
         return told + 0.5 * shown + apart, {k: v.detach() for k, v in figures.items()}
@@ -154,8 +150,7 @@ def train_guide(
         return figures
 
     def _degradation(model: Guide, x: Tensor) -> Tensor:
-        pictures = views(x, model.size, GRID)
-        return model.look(pictures).degradation if controlled else _pooled(model.clean_content(pictures))
+        return model(x, GRID) if controlled else pooled(model.clean_content(views(x, model.size, GRID)))
 
     def start(share: float, loss: Loss) -> Run:
         budget = options.budget

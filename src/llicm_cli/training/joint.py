@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import Codec
 from llicm_cli.models.distortion import distortion
-from llicm_cli.models.guide import Guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
 from llicm_cli.models.restorer import Restorer, source, tones
 from llicm_cli.tasks import CLASSES, TASKS
@@ -38,7 +37,7 @@ from llicm_cli.training.codec import TrainedCodec, stratified_positions
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import HERE, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Options, Run, train_only
-from llicm_cli.training.restorer import AROUND, DECK, GRID, Prompter, decibels
+from llicm_cli.training.restorer import AROUND, DECK, decibels, estimate
 
 CROP = 128
 DELTA = 0.02  # usual weight of the perceptual distance
@@ -59,7 +58,6 @@ class Weights:
 def train_joint(
     coder: TrainedCodec,
     head: Restorer,
-    guide: Guide,
     train: list[Path],
     validation: list[Path],
     pairs: dict[str, Pairs],
@@ -71,8 +69,7 @@ def train_joint(
 
     Args:
         coder: trained codec; its blocks for rpo are trained on.
-        head: trained, frozen; made for ``guide``.
-        guide: frozen.
+        head: trained, frozen.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
@@ -85,29 +82,27 @@ def train_joint(
     """
     device = options.device
     torch.manual_seed(options.seed)
-    dice = Dice(options.seed)
-    degraded = DegradedCrops(Crops(train, HERE, AROUND * CROP, options.seed), dice, pairs, DECK)
-    guide, head = guide.to(device).eval(), head.to(device).eval()
+    crops = Crops(train, HERE, AROUND * CROP, options.seed)
+    degraded = DegradedCrops(crops, Dice(options.seed), pairs, DECK)
+    head = head.to(device).eval()
     if distance is not None:
         distance = distance.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    prompter = Prompter(guide, dice)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     wrong = torch.tensor([CLASSES[i] in TASKS for i in truth.tolist()], device=device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        to_code = prompter.estimate(head, seen, truth, seen_tones)
+        to_code = estimate(head, seen, head.prompts[truth], seen_tones)
 
     def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, Tensor]]:
-        x, clean, labels, tone = next(batches)
-        x, clean, tone = (part.to(device, non_blocking=True) for part in (x, clean, tone))
+        x, clean, labels, tone = (part.to(device, non_blocking=True) for part in next(batches))
+        prompt = head.prompts[labels]
         t = stratified_positions(len(x), device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
-                given = prompter.estimate(head, x, labels, tone)
+                given = estimate(head, x, prompt, tone)
             x_hat, bpp = model(given, t, "noisy", rpo=True)
         shown = x_hat.clamp(0, 1)
-        told = (*prompter(shown.detach(), labels), source(True, True, t), tones(shown.detach()))
         with torch.autocast(device.type, torch.bfloat16):
-            restored = head(shown, *told)
+            restored = head(shown, prompt, source(True, True, t), tones(shown.detach()))
         error = weights.alpha * distortion(x_hat, given) + weights.gamma * distortion(restored, given)
         price = Codec.lambda_at(t) * 255**2
         total = ((weights.beta * bpp + price * error) / price.sqrt()).mean()
@@ -127,8 +122,7 @@ def train_joint(
             with torch.autocast(device.type, torch.bfloat16):
                 x_hat, bpp = model(to_code, t, "chosen", rpo=True)
                 x_hat = x_hat.clamp(0, 1)
-                content = guide(x_hat, GRID).content
-                restored = head(x_hat, prompter.named[truth], content, source(True, True, t), tones(x_hat))
+                restored = head(x_hat, head.prompts[truth], source(True, True, t), tones(x_hat))
             figures[f"bpp at {lmbda:g}"] = float(bpp[wrong].mean())
             figures[f"psnr at {lmbda:g}"] = float(_psnr(restored[wrong], wanted[wrong]))
             if distance is not None:

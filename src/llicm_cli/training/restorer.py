@@ -2,22 +2,20 @@
 
 Half of the pictures have been through the codec at a random rate, and half of those were restored before
 they were coded, as objective rpo does: of them the head sees what its own restoration and the codec have
-left. Most are conditioned on a text that names their degradation, in some mixed with a little of another
-class, the others on what the guide sees in them. It is often wrong about so small crops, and a head that has
-learned to distrust it does too little where the guide is nearly sure of a whole picture, and right.
-Many small crops come first: what the head learns early is what to do for which prompt, and that takes many
-different samples, not many pixels (at equal cost, 306 steps of 48 crops of 64x64 denoised 1.9 dB better than
-335 steps of 12 crops of 128x128). Half of the photographs are shown in other light: without dark scenes the
-head leaves what lies behind haze too bright. Most of those before noise are softer, too: from photographs
-that were reduced, sharper than what leaves a camera, it learns to take the grain of a camera for texture.
+left. All are conditioned on a text that names their degradation, one phrase or the mean of all of its class:
+in use it is the mean, and phrases keep the head from taking that for a mere number. Many small crops come
+first: what the head learns early is what to do for which prompt, and that takes many different samples, not
+many pixels (at equal cost, 306 steps of 48 crops of 64x64 denoised 1.9 dB better than 335 steps of 12 crops
+of 128x128). Half of the photographs are shown in other light: without dark scenes the head leaves what lies
+behind haze too bright. Most of those before noise are softer, too: from photographs that were reduced,
+sharper than what leaves a camera, it learns to take the grain of a camera for texture.
 
 The loss is the root mean squared error of every crop. Its gradient is as large for a crop that is nearly
 right as for one that is far off (with the logarithm of the squared error, crops that need little dominate),
 and its best guess at what cannot be known is the mean, which is what PSNR asks for: under the mean absolute
 error the best guess at a raindrop that is hard to find is to do nothing, and 184 minutes taught no more. Each
 class counts by the inverse of its usual error, so that a tenth less error is worth as much against JPEG
-blocks as against haze; with equal weights, 35 minutes taught the head nothing about blur and blocks. Tasks
-that gain most from more samples come up more often.
+blocks as against haze; with equal weights, 35 minutes taught the head nothing about blur and blocks.
 """
 
 from __future__ import annotations
@@ -44,12 +42,10 @@ AROUND = 2  # times a crop's side: the picture whose tones the head is told
 LARGEST = AROUND * CROPS[-1][1]
 CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 RDO_SHARE, RPO_SHARE = 0.25, 0.25  # of the pictures; the others are not coded
-SEEN_SHARE = 0.3  # of the pictures that the guide looks at; half of those it describes in place of a text
-UNSURE_SHARE = 0.2  # of the texts, which are mixed with another class, as what the guide sees often is ...
-UNSURE = 0.4  # ... by up to so much
-GRID = 1  # cut-outs of a crop that the guide sees, beside the whole
-MORE = (*4 * ("denoise",), *5 * ("derain",), *4 * ("dehaze",), "deblur", "deraindrop")  # gain most from more
-DECK = (*CLASSES, *MORE)
+PHRASE_SHARE = 0.5  # of the pictures, of which the head is told one phrase
+DECK = (  # what gains most from more samples comes up more often
+    *CLASSES, *5 * ("derain",), *4 * ("denoise", "dehaze", "deblur"), "deraindrop",
+)  # fmt: skip
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
 VALIDATION_EACH, VALIDATION_CROP = 12, 192
@@ -61,49 +57,33 @@ def shown(x: Tensor, task: str, dice: Dice) -> Tensor:
 
 
 class Prompter:
-    """Chooses what the head is told about training pictures: what the guide sees, or a text, sometimes with a
-    little of another class in it.
+    """Chooses what the head is told about training pictures: a phrase, or the mean of its class.
 
     Args:
-        guide: frozen.
-        dice: chooses among the phrases, and between text and sight.
+        guide: whose texts they are.
+        dice: chooses.
     """
 
     def __init__(self, guide: Guide, dice: Dice) -> None:
-        self.guide, self.dice = guide, dice
+        self.dice = dice
         with torch.no_grad():
             self.phrases = [guide.describe(list(PROMPTS[name])) for name in CLASSES]
             self.named = guide.prompts()
 
-    @torch.no_grad()
-    def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures and their classes -> prompt (B, D), content (B, V, D), zero if not looked at."""
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Classes of pictures (B,) -> prompts (B, D)."""
         prompt = self.named[labels]
         for i, label in enumerate(labels.tolist()):
-            if self.dice.chance(0.5):
+            if self.dice.chance(PHRASE_SHARE):
                 phrases = self.phrases[label]
                 prompt[i] = phrases[self.dice.integer(0, len(phrases) - 1)]
-            if self.dice.chance(UNSURE_SHARE):
-                other = self.named[self.dice.integer(0, len(CLASSES) - 1)]
-                prompt[i] = torch.lerp(prompt[i], other, self.dice.between(0, UNSURE))
-        content = prompt.new_zeros(len(x), 1 + GRID**2, self.guide.width)
-        seen = [i for i in range(len(x)) if self.dice.chance(SEEN_SHARE)]
-        if seen:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                guidance = self.guide(x[seen], GRID)
-            content[seen] = guidance.content
-            for i, belief in zip(seen, self.guide.belief(guidance.degradation, self.named), strict=True):
-                if self.dice.chance(0.5):
-                    prompt[i] = belief
-        return prompt, content
+        return prompt
 
-    def estimate(self, head: nn.Module, x: Tensor, labels: Tensor, tone: Tensor) -> Tensor:
-        """Pictures restored before they are coded (objective rpo): the head is told what disturbs them and
-        their tones, nothing else."""
-        blind = x.new_zeros(len(x), 1, self.guide.width)
-        nowhere = source(False, False, x.new_zeros(len(x)))
-        restored: Tensor = head(x, self.named[labels], blind, nowhere, tone)
-        return restored.float().clamp(0, 1)
+
+def estimate(head: nn.Module, x: Tensor, prompt: Tensor, tone: Tensor) -> Tensor:
+    """Pictures restored before they are coded (objective rpo), given what disturbs them and their tones."""
+    restored: Tensor = head(x, prompt, source(False, False, x.new_zeros(len(x))), tone)
+    return restored.float().clamp(0, 1)
 
 
 def restoration_loss(restored: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +142,7 @@ def train_restorer(
 
     Args:
         restorer: the head to train, new or to go on from.
-        guide: frozen.
+        guide: whose texts the head is told; another one may be in use later.
         codec: frozen; half of the pictures go through it.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
@@ -179,8 +159,6 @@ def train_restorer(
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
     prompter, importance = Prompter(guide, dice), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
-    with torch.no_grad():
-        seen_guidance = guide(seen, GRID)
 
     @functools.cache
     def batches(size: int) -> Iterator[Batch]:
@@ -195,16 +173,15 @@ def train_restorer(
         t = torch.rand(count, device=device)
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            x[:rpo] = prompter.estimate(model, x[:rpo], labels[:rpo], tone[:rpo])
+            x[:rpo] = estimate(model, x[:rpo], prompter.named[labels[:rpo]], tone[:rpo])
         x[:rpo] = through_codec(codec, x[:rpo], t[:rpo], rpo=True)
         x[rpo:coded] = through_codec(codec, x[rpo:coded], t[rpo:coded], rpo=False)
         origin = torch.cat(
             (source(True, True, t[:rpo]), source(True, False, t[rpo:coded]), source(False, False, t[coded:]))
         )
         tone[:rpo] = tones(x[:rpo])
-        prompt, content = prompter(x, labels)
         with torch.autocast(device.type, torch.bfloat16):
-            restored = model(x, prompt, content, origin, tone)
+            restored = model(x, prompter(labels), origin, tone)
         each, mse = restoration_loss(restored, clean)
         psnr = decibels(mse)
         return (importance(each, owner) * each).mean(), {
@@ -217,10 +194,10 @@ def train_restorer(
         errors = []
         for i in range(0, len(seen), 11):
             part = slice(i, i + 11)
-            prompt, content = prompter.named[truth[part]], seen_guidance.content[part]
+            prompt = prompter.named[truth[part]]
             nowhere = source(False, False, torch.zeros(len(prompt), device=device))
             with torch.autocast(device.type, torch.bfloat16):
-                restored = model(seen[part], prompt, content, nowhere, seen_tones[part])
+                restored = model(seen[part], prompt, nowhere, seen_tones[part])
             errors.append((restored.clamp(0, 1) - wanted[part]).square().mean((1, 2, 3)))
         return psnr_by_class(torch.cat(errors), truth)
 
@@ -228,6 +205,7 @@ def train_restorer(
     options.report("held-out input: " + "  ".join(f"{k} {v:.2f}" for k, v in before.items()))
     restorer = restorer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     restorer.requires_grad_(True)
+    restorer.prompts.copy_(prompter.named)
     run = Run(restorer, options, loss, evaluate, beside=importance.error)
     degraded.draw_anew(options.seed + run.step)
     trained = run.to_the_end()
