@@ -81,7 +81,8 @@ class Prompter:
 
 
 def estimate(head: nn.Module, x: Tensor, prompt: Tensor, tone: Tensor) -> Tensor:
-    """Pictures restored before they are coded (objective rpo), given what disturbs them and their tones."""
+    """Pictures restored that were not coded, given what disturbs them and their tones: what objective rpo
+    codes."""
     restored: Tensor = head(x, prompt, source(False, False, x.new_zeros(len(x))), tone)
     return restored.float().clamp(0, 1)
 
@@ -194,11 +195,9 @@ def train_restorer(
         errors = []
         for i in range(0, len(seen), 11):
             part = slice(i, i + 11)
-            prompt = prompter.named[truth[part]]
-            nowhere = source(False, False, torch.zeros(len(prompt), device=device))
             with torch.autocast(device.type, torch.bfloat16):
-                restored = model(seen[part], prompt, nowhere, seen_tones[part])
-            errors.append((restored.clamp(0, 1) - wanted[part]).square().mean((1, 2, 3)))
+                restored = estimate(model, seen[part], prompter.named[truth[part]], seen_tones[part])
+            errors.append((restored - wanted[part]).square().mean((1, 2, 3)))
         return psnr_by_class(torch.cat(errors), truth)
 
     before = psnr_by_class((seen - wanted).square().mean((1, 2, 3)), truth)
