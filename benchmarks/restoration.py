@@ -139,11 +139,10 @@ def guide(
         for i, (wrong, right) in enumerate(_pairs(root, name)):
             if i % every:
                 continue
-            x, seen = to_unit(to_pixels(wrong)), pipeline.inspect(wrong)
-            likeliest = CLASSES.index(max(seen, key=seen.__getitem__))
+            x, named = to_unit(to_pixels(wrong)), pipeline.likeliest(pipeline.inspect(wrong))
             other = (right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)
             prompt = {
-                "right task": prompts[[right_one]], "likeliest class": prompts[[likeliest]],
+                "right task": prompts[[right_one]], "likeliest class": prompts[[CLASSES.index(named)]],
                 "wrong task": prompts[[other]], "zero embedding": torch.zeros_like(prompts[:1]),
             }  # fmt: skip
             rows.append([psnr(_restored(x, p), right) for p in prompt.values()])
@@ -158,8 +157,7 @@ def guide(
             picture = clean if name == CLEAN else pipeline.degrade(clean, name, seed=1000 + i)
             decoded = pipeline.decode(pipeline.encode(picture, low))
             for kind, shown in (("pictures", picture), ("decoded", decoded)):
-                shares = pipeline.inspect(shown)
-                hits[kind].append((label, max(shares, key=shares.__getitem__) == name))
+                hits[kind].append((label, pipeline.likeliest(pipeline.inspect(shown)) == name))
     for kind, found in hits.items():
         results["accuracy"][kind] = {
             "mean": round(float(np.mean([hit for _, hit in found])), 4),

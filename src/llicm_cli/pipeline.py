@@ -281,6 +281,11 @@ def _seen(x: Tensor) -> dict[str, float]:
     return dict(zip(CLASSES, shares[0].tolist(), strict=True))
 
 
+def likeliest(seen: dict[str, float]) -> str:
+    """The most probable class, of ``inspect``."""
+    return max(seen, key=seen.__getitem__)
+
+
 def _decide(x: Tensor, made_to_be_restored: bool) -> str | None:
     """What ``auto`` tells the head of pixels (3, H, W): the degradation that the guide is sure of; None where
     it is not, and they had better be left alone.
@@ -290,9 +295,9 @@ def _decide(x: Tensor, made_to_be_restored: bool) -> str | None:
     it is told then.
     """
     seen = _seen(x)
-    likeliest = max(seen, key=seen.__getitem__)
-    if likeliest != CLEAN and seen[likeliest] >= SURE:
-        return likeliest
+    named = likeliest(seen)
+    if named != CLEAN and seen[named] >= SURE:
+        return named
     return CLEAN if made_to_be_restored else None
 
 

@@ -125,13 +125,14 @@ def views(x: Tensor, size: int, grid: int = GRID) -> Tensor:
 
 
 def _by_picture(embeddings: Tensor, pictures: int) -> Tensor:
-    """Those of all views (B * V, D), any length -> (B, V, D) unit vectors."""
-    return F.normalize(embeddings.float(), dim=-1).unflatten(0, (pictures, -1))
+    """Those of all views (B * V, D) -> (B, V, D)."""
+    return embeddings.float().unflatten(0, (pictures, -1))
 
 
 def pooled(embeddings: Tensor) -> Tensor:
-    """Those of the views (B, V, D) -> one a picture, (B, D) unit vectors."""
-    return F.normalize(embeddings.mean(1), dim=-1)
+    """Those of the views (B, V, D), of any length -> one a picture, (B, D) unit vectors. The whole picture
+    counts as much as all its cut-outs together, and a view with a longer embedding for more than others."""
+    return F.normalize(embeddings[:, 0] + embeddings[:, 1:].mean(1), dim=-1)
 
 
 def class_means(phrases: Tensor, owner: Tensor) -> Tensor:
@@ -198,13 +199,14 @@ class Guide(nn.Module):
 
     def clean_content(self, pictures: Tensor) -> Tensor:
         """The frozen tower's own embedding of views (B, V, 3, S, S) -> (B, V, D) unit vectors."""
-        return _by_picture(self.clip.visual(self.normalise(pictures).flatten(0, 1)), len(pictures))
+        content = _by_picture(self.clip.visual(self.normalise(pictures).flatten(0, 1)), len(pictures))
+        return F.normalize(content, dim=-1)
 
     def look(self, pictures: Tensor) -> Guidance:
         """views (B, V, 3, S, S) in 0..1 -> both embeddings; for one thread at a time."""
         x = self.normalise(pictures).flatten(0, 1)
         degradation, states = self._control(x)
-        content = _by_picture(self._tower(x, states), len(pictures))
+        content = F.normalize(_by_picture(self._tower(x, states), len(pictures)), dim=-1)
         return Guidance(content, pooled(_by_picture(degradation, len(pictures))))
 
     def forward(self, x: Tensor, grid: int = GRID) -> Tensor:

@@ -5,7 +5,7 @@ degradation, views of a picture against other views of it, and texts apart from 
 pretrained open_clip model skips this.
 Then they are frozen and the *controller* is trained, as DA-CLIP is: its degradation embedding against
 the texts, and the content embedding of a degraded picture against the frozen tower's embedding of the
-clean one. Half of the pictures have been through the codec, at a random rate.
+clean one. A third of the pictures have been through the codec, at a random rate.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def train_guide(
     Args:
         guide: an untrained or pretrained model.
         towers: train the towers first and start the controller anew, instead of taking both as they are.
-        codec: what half of the pictures go through.
+        codec: what a third of the pictures go through.
         train: photographs to learn from.
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
@@ -109,8 +109,8 @@ def train_guide(
         size = int(clean_crops.rng.choice(CROPS, p=SHARES))
         made = degraded.batch(max(2, options.batch * CROP**2 // size**2), size)
         x, clean, labels, _ = (part.to(device) for part in made)
-        half = len(x) // 2
-        x[:half] = through_codec(codec, x[:half], torch.rand(half, device=device), rpo=False)
+        coded = -(-len(x) // 3)
+        x[:coded] = through_codec(codec, x[:coded], torch.rand(coded, device=device), rpo=False)
         return views(x, guide.size, GRID), views(clean, guide.size, GRID), labels
 
     def tower_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -184,6 +184,7 @@ def train_guide(
     controlled = True
     guide = guide.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     guide.clip.requires_grad_(False)
+    guide.clip.logit_scale.requires_grad_(True)
     guide.controller.requires_grad_(True)
     guide.links.requires_grad_(True)
     with torch.no_grad():

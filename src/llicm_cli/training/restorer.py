@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.models.codec import Codec
-from llicm_cli.models.guide import Guide
+from llicm_cli.models.guide import Guide, class_means
 from llicm_cli.models.restorer import Restorer, source, tones
-from llicm_cli.tasks import CLASSES, PROMPTS
+from llicm_cli.tasks import CLASSES
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import HERE, Batch, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.guide import through_codec
@@ -67,8 +67,9 @@ class Prompter:
     def __init__(self, guide: Guide, dice: Dice) -> None:
         self.dice = dice
         with torch.no_grad():
-            self.phrases = [guide.describe(list(PROMPTS[name])) for name in CLASSES]
-            self.named = guide.prompts()
+            phrases, owner = guide.phrases()
+        self.phrases = [phrases[owner == label] for label in range(len(CLASSES))]
+        self.named = class_means(phrases, owner)
 
     def __call__(self, labels: Tensor) -> Tensor:
         """Classes of pictures (B,) -> prompts (B, D)."""
