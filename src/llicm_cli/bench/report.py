@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ PUBLISHED_METRICS = {"psnr": "psnr_rgb", "ms_ssim": "ms_ssim_rgb"}
 CROP = 192  # pixels a side
 SEARCH = 6  # steps towards equal rate
 
+Colour = tuple[float, float, float, float]  # red, green, blue, opacity in 0..1
 Published = dict[str, dict[str, list[float]]]
 """Curves by name, each {"bpp": [...], "psnr_rgb": [...], "ms_ssim_rgb": [...]}."""
 
@@ -256,11 +258,11 @@ def _curves(results: SetResults) -> str:
     return f"{words}\n\n{_table(['codec', 'version', 'bpp/PSNR'], rows)}"
 
 
-def _plot(results: SetResults, metric: str, published: Published, colours: dict[str, str]) -> str:
+def _plot(results: SetResults, metric: str, published: Published, colours: dict[str, Colour]) -> str:
     """Curves of a set as an SVG picture, each in the colour of its name."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name in results.codecs:
         measured = results.points(name, metric)
@@ -280,7 +282,7 @@ def _plot(results: SetResults, metric: str, published: Published, colours: dict[
     axes.set(xlabel="bits a pixel", ylabel=f"{about['title']}, {about['better']} is better", xlim=(0, 2))
     axes.set_title(results.title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small", ncols=2)
+    figure.legend(fontsize="x-small", loc="outside right upper")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -403,8 +405,11 @@ def page(
         head: weights of the common head; None for the installed one.
         tick: told the done share and a few words.
     """
+    from matplotlib import colormaps
+
     names = dict.fromkeys([name for results in sets for name in results.codecs] + list(published))
-    colours = {name: f"C{i}" for i, name in enumerate(names)}  # matplotlib's ten, over and over
+    order = *range(0, 20, 2), *range(1, 20, 2)  # of matplotlib's twenty every other one is pale
+    colours = dict(zip(names, cycle([colormaps["tab20"](i) for i in order]), strict=False))
     parts = []
     for i, results in enumerate(sets):
         tick(i / len(sets), results.title)
