@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from llicm_cli.degrade import Dice, rendering
 from llicm_cli.models.codec import Codec, Pass
-from llicm_cli.models.guide import Guide, class_means, pooled, views
+from llicm_cli.models.guide import GRID, Guide, class_means, pooled, views
 from llicm_cli.tasks import CLASSES, PROMPTS
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import HERE, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.loop import Budget, Loss, Options, Run
 
-CROPS, SHARES = (128, 192, 320, 448), (0.2, 0.4, 0.2, 0.2)  # pixels a side, and how often
+CROPS, SHARES = (128, 192, 320, 448), (0.1, 0.3, 0.3, 0.3)  # pixels a side, and how often
 CROP = 192  # what ``batch`` counts; steps with other crops take as many pixels
-GRID = 1  # cut-outs of a crop beside the whole
+CUT_OUT = 128  # pixels a side of a crop for each cut-out a side, up to the number taken in use
 TOWER_SHARE = 0.5  # of the budget, where the towers are trained too
 TEMPERATURE = 0.1  # of the contrast between pictures
 VALIDATION_EACH, VALIDATION_CROP = 8, 256
@@ -42,6 +42,11 @@ def through_codec(codec: Codec, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
     with torch.autocast(x.device.type, torch.bfloat16):
         seen: Pass = codec(x, t, "chosen", rpo)
     return seen.x_hat.float().clamp(0, 1)
+
+
+def _grid(size: int) -> int:
+    """Cut-outs a side of a crop of so many pixels a side."""
+    return min(GRID, size // CUT_OUT)
 
 
 def _contrast(a: Tensor, b: Tensor) -> Tensor:
@@ -111,7 +116,7 @@ def train_guide(
         x, clean, labels, _ = (part.to(device) for part in made)
         coded = -(-len(x) // 3)
         x[:coded] = through_codec(codec, x[:coded], torch.rand(coded, device=device), rpo=False)
-        return views(x, guide.size, GRID), views(clean, guide.size, GRID), labels
+        return views(x, guide.size, _grid(size)), views(clean, guide.size, _grid(size)), labels
 
     def tower_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(model, Guide)
@@ -150,7 +155,8 @@ def train_guide(
         return figures
 
     def _degradation(model: Guide, x: Tensor) -> Tensor:
-        return model(x, GRID) if controlled else pooled(model.clean_content(views(x, model.size, GRID)))
+        grid = _grid(VALIDATION_CROP)
+        return model(x, grid) if controlled else pooled(model.clean_content(views(x, model.size, grid)))
 
     def start(share: float, loss: Loss) -> Run:
         budget = options.budget
