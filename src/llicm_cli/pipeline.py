@@ -27,7 +27,7 @@ from llicm_cli.version import __version__
 MODES = ("L", "LA", "RGB", "RGBA")
 TARGET_TOLERANCE = 0.03  # of the asked size
 TARGET_TRIES = 12
-SURE = 0.75  # the least probability of a degradation that ``auto`` undoes
+SURE = 0.85  # the least probability of a degradation that ``auto`` undoes
 SHIFTS = ((0, 0), (2, 2), (0, 2), (2, 0))  # rows and columns, for the passes of the head
 GREY_ROWS = 512  # at once, to bound memory
 
