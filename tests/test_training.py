@@ -47,7 +47,7 @@ from llicm_cli.training.codec import (
 from llicm_cli.training.data import Crops, find_photos, split
 from llicm_cli.training.drawings import drawing
 from llicm_cli.training.loop import Budget, Muon, Options, Run, learning_rate_factor, optimisers, take_over
-from llicm_cli.training.restorer import ClassWeights
+from llicm_cli.training.restorer import ClassWeights, grid_error
 
 Llicm = Callable[..., Result]
 
@@ -228,6 +228,21 @@ def test_one_overflow_does_not_spoil_the_weights_of_the_classes():
 
 
 @pytest.mark.usefixtures("small")
+def test_the_grid_is_what_recurs_every_four_pixels_beyond_an_offset():
+    generator = torch.Generator().manual_seed(1)
+    pattern = torch.randn(3, 4, 4, generator=generator)
+    pattern -= pattern.mean((1, 2), keepdim=True)
+    offset, noise = (
+        torch.tensor([0.3, 0.0, -0.2])[:, None, None],
+        torch.randn(3, 256, 256, generator=generator),
+    )
+    repeated = pattern.repeat(1, 64, 64)
+    measured = grid_error(torch.stack((repeated + offset, 0 * repeated + offset, 0.02 * noise)))
+    assert measured[0] == pytest.approx(float(pattern.square().mean().sqrt()), rel=1e-4)
+    assert measured[1] <= 1.001e-3  # the floor under the root
+    assert measured[2] < 2e-3
+
+
 def test_the_decoder_alone_learns(llicm: Llicm, photos: Path, tmp_path: Path):
     def train(name: str, *more: object) -> int:
         files = ["-o", tmp_path / f"{name}.safetensors", "--checkpoint", tmp_path / f"{name}.pt"]

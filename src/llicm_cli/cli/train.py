@@ -279,7 +279,7 @@ def restorer(
         model, run = train_restorer(model, *frozen, *photos, real, options)
     _write_card(
         "restorer", output, network_file("restorer.", model, model.config), options, run, data,
-        photos, model.config, model, start_from, "root mean squared error, weighed by class",
+        photos, model.config, model, start_from, "rms error and its grid, weighed by class",
         guide=eyes.id, pairs=[card.short(p) for p in pairs or []],
         **({"mean_with": [card.brief(path) for path in mean_with]} if mean_with else {}),
     )  # fmt: skip

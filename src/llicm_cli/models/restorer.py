@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llicm_cli.models.blocks import Depthwise, Down, Pointwise, Up
 from llicm_cli.tasks import CLASSES
 
+GROUP = 4  # pixels a side that are one position at the finest resolution
 STRIDE = 16  # height and width must be multiples of this
 REACH = 160  # pixels; nothing farther away than this from a 16x16 block influences it
 NORM_FLOOR = 0.2
@@ -137,7 +138,7 @@ class Restorer(nn.Module):
         def stage(width: int, blocks: int) -> nn.ModuleList:
             return nn.ModuleList(ConditionedBlock(width, c.condition) for _ in range(blocks))
 
-        self.enter = Pointwise(3 * 16, c.fine)
+        self.enter = Pointwise(3 * GROUP**2, c.fine)
         self.fine_in = stage(c.fine, c.fine_blocks)
         self.down = Down(c.fine, c.middle)
         self.middle_in = stage(c.middle, c.middle_blocks)
@@ -148,14 +149,14 @@ class Restorer(nn.Module):
         self.middle_out = stage(c.middle, c.middle_blocks)
         self.up_again = Up(c.middle, c.fine)
         self.fine_out = stage(c.fine, c.fine_blocks)
-        self.gain = Pointwise(c.fine, 3 * 16, zero=True)
-        self.offset = Pointwise(c.fine, 3 * 16, zero=True)
+        self.gain = Pointwise(c.fine, 3 * GROUP**2, zero=True)
+        self.offset = Pointwise(c.fine, 3 * GROUP**2, zero=True)
 
     def forward(self, x: Tensor, prompt: Tensor, source: Tensor, tones: Tensor) -> Tensor:
         """Restored pictures (B, 3, H, W), not clamped."""
         told = torch.cat((prompt * prompt.shape[1] ** 0.5, source, tones), 1)  # entries of unit size
         c = F.silu(self.understand(told[..., None, None]))
-        fine = self.enter(F.pixel_unshuffle(x - 0.5, 4))  # (B, fine, H/4, W/4)
+        fine = self.enter(F.pixel_unshuffle(x - 0.5, GROUP))  # (B, fine, H/4, W/4)
         for block in self.fine_in:
             fine = block(fine, c)
         middle = self.down(fine)  # (B, middle, H/8, W/8)
@@ -172,5 +173,5 @@ class Restorer(nn.Module):
         fine = fine + self.up_again(middle)
         for block in self.fine_out:
             fine = block(fine, c)
-        gain, offset = (F.pixel_shuffle(m(fine), 4).float() for m in (self.gain, self.offset))
+        gain, offset = (F.pixel_shuffle(m(fine), GROUP).float() for m in (self.gain, self.offset))
         return x + x * gain + offset
