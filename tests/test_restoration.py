@@ -169,11 +169,23 @@ def test_without_a_task_nothing_is_done_and_said_so(noisy: Image.Image):
     ],
 )
 def test_auto_does_what_the_guide_is_sure_of_and_nothing_else(
-    noisy: Image.Image, monkeypatch: pytest.MonkeyPatch, seen: dict[str, float], done: str | None
+    noisy: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    llicm: Llicm,
+    tmp_path: Path,
+    seen: dict[str, float],
+    done: str | None,
 ):
     monkeypatch.setattr(pipeline, "_seen", lambda x: dict.fromkeys(CLASSES, 0.0) | seen)
     wanted = llicm_cli.enhance(noisy, done) if done else noisy
-    assert llicm_cli.enhance(noisy, "auto").tobytes() == wanted.tobytes()
+    restored = llicm_cli.enhance(noisy, "auto")
+    assert restored.tobytes() == wanted.tobytes()
+    assert f"task=auto strength=1 passes=1 did={done or 'none'} guide=" in restored.info["llicm"]
+    file, out = tmp_path / "noisy.png", tmp_path / "out.png"
+    noisy.save(file)
+    for strength, told in ((1, not done), (0, False)):
+        result = llicm("enhance", file, "-o", out, "--overwrite", "--strength", strength)
+        assert (result.code, "left as it was" in result.stderr) == (0, told)
 
 
 def test_auto_never_leaves_a_stream_alone_that_was_made_to_be_restored(

@@ -66,7 +66,7 @@ def _to_code(image: Image.Image, objective: str, task: str) -> Rows:
     _check_image(image)
     if objective == "rdo":
         return partial(to_pixels, image)
-    restored = _restore(to_pixels(image), tasks, 1.0, 1, source(False, False, torch.zeros(1)))
+    restored, _ = _restore(to_pixels(image), tasks, 1.0, 1, source(False, False, torch.zeros(1)))
     return lambda first, last: restored[:, first:last]
 
 
@@ -139,16 +139,27 @@ def _dressed(
 
 
 def _told(
-    model: str, tasks: tuple[str, ...], strength: float, passes: int, head: Restorer | None = None
+    model: str,
+    tasks: tuple[str, ...],
+    did: tuple[str, ...],
+    strength: float,
+    passes: int,
+    head: Restorer | None = None,
 ) -> str:
     """What made a picture: the program, the codec's model (none for a picture that was not coded), the tasks,
-    strength and passes of restoration, the guide that was asked and the head that did it."""
+    strength and passes of restoration, what was done where the guide was asked, and by which, and the head
+    that did it."""
     names = ",".join(tasks) or NONE
     told = f"version={__version__} model={model} task={names} strength={strength:g}"
     if not tasks:
         return told
-    asked = f" guide={load_guide().id}" if AUTO in tasks else ""
+    asked = f" did={','.join(did) or NONE} guide={load_guide().id}" if AUTO in tasks else ""
     return f"{told} passes={passes}{asked} head={(head or load_restorer()).id}"
+
+
+def was_left_alone(image: Image.Image) -> bool:
+    """Whether ``auto`` found nothing to undo in what ``decode`` or ``enhance`` returned."""
+    return f"did={NONE}" in image.info["llicm"].split()
 
 
 def encode(
@@ -309,8 +320,9 @@ def _restore(
     origin: Tensor,
     head: Restorer | None = None,
     hole: Tensor | None = None,
-) -> Tensor:
-    """Undo one degradation after the other; raises ModelError.
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Undo one degradation after the other: what became of the picture, and what was done to it; raises
+    ModelError.
 
     Args:
         x: uint8 (3, H, W); the result is of this kind too.
@@ -322,7 +334,8 @@ def _restore(
         hole: for inpaint: bool (H, W), what to replace; nothing else is then changed.
     """
     if not tasks or strength == 0:
-        return x
+        return x, ()
+    did: list[str] = []
     head = head or load_restorer()
     for task in tasks:
         filled = hole if task == "inpaint" else None
@@ -330,6 +343,7 @@ def _restore(
         named = _decide(seen, made_to_be_restored=bool(origin[0, 1])) if task == AUTO else task
         if named is None:
             continue
+        did.append(named)
         told = (head.prompts[[CLASSES.index(named)]], origin, tones(seen[None]))
         run = partial(_run_head, head, told, 1.0 if filled is not None else strength, passes)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH if passes == 1 else REACH + STRIDE)
@@ -339,7 +353,7 @@ def _restore(
             x = x.clone()
             x[:, filled] = to_bytes(torch.lerp(to_unit(x[:, filled]), to_unit(restored[:, filled]), strength))
         origin = source(False, False, torch.zeros(1))  # what follows sees a restored picture
-    return x
+    return x, tuple(did)
 
 
 def _run_head(head: Restorer, told: tuple[Tensor, ...], share: float, passes: int, tile: Tensor) -> Tensor:
@@ -392,9 +406,9 @@ def decode(
         )
     pixels = decode_pixels(model, stream)
     origin = source(True, stream.objective == "rpo", position(stream.rate))
-    pixels = _restore(pixels, tasks, strength, passes, origin)
+    pixels, did = _restore(pixels, tasks, strength, passes, origin)
     alpha = _unpack_alpha(stream.alpha, (stream.width, stream.height)) if stream.alpha else None
-    told = _told(model.id.hex(), tasks, strength, passes)
+    told = _told(model.id.hex(), tasks, did, strength, passes)
     return _dressed(to_image(pixels, stream.colour == "grey"), alpha, stream.metadata, told)
 
 
@@ -433,9 +447,10 @@ def enhance(
     _check_image(image)
     hole = None if mask is None else _hole(mask, image.size)
     origin = source(False, False, torch.zeros(1))
-    pixels = _restore(to_pixels(image), tasks, strength, passes, origin, head, hole)
+    pixels, did = _restore(to_pixels(image), tasks, strength, passes, origin, head, hole)
     restored = to_image(pixels, _is_grey(image))
-    return _dressed(restored, _alpha(image), _metadata(image), _told("none", tasks, strength, passes, head))
+    told = _told("none", tasks, did, strength, passes, head)
+    return _dressed(restored, _alpha(image), _metadata(image), told)
 
 
 @torch.inference_mode()

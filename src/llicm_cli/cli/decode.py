@@ -22,6 +22,7 @@ from llicm_cli.cli.files import (
     picture_file,
     plan_outputs,
     process,
+    tell_if_left_alone,
 )
 from llicm_cli.tasks import NONE
 
@@ -53,6 +54,7 @@ def decode(
 
     def convert(data: bytes, source: Path, target: Path) -> bytes:
         image = pipeline.decode(data, task, strength, max_pixels, passes)
+        tell_if_left_alone(source, image, strength)
         return picture_file(image, source, target, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -30,6 +30,7 @@ from llicm_cli.cli.files import (
     process,
     read_input,
     read_picture,
+    tell_if_left_alone,
 )
 from llicm_cli.cli.inspect import table
 from llicm_cli.errors import InputError, UsageError
@@ -85,18 +86,21 @@ def enhance(
 
     hole = None if mask is None else _read_mask(mask, max_pixels)
 
-    def convert(data: bytes, source: Path, target: Path) -> bytes:
+    def restored(data: bytes, source: Path) -> Image.Image:
         if data.startswith(MAGIC):
             if hole is not None:
                 raise UsageError("a mask is for pictures, not for streams: decode the stream first")
             if explain:
                 _explain(source, pipeline.inspect(pipeline.decode(data, max_pixels=max_pixels)))
-            restored = pipeline.decode(data, task, strength, max_pixels, passes)
-            return picture_file(restored, source, target, strip=strip, deep=deep)
+            return pipeline.decode(data, task, strength, max_pixels, passes)
         image = read_picture(data, source, strip=strip, max_pixels=max_pixels)
         if explain:
             _explain(source, pipeline.inspect(image))
-        restored = pipeline.enhance(image, task, strength, hole, passes=passes)
-        return picture_file(restored, source, target, deep=deep)
+        return pipeline.enhance(image, task, strength, hole, passes=passes)
+
+    def convert(data: bytes, source: Path, target: Path) -> bytes:
+        image = restored(data, source)
+        tell_if_left_alone(source, image, strength)
+        return picture_file(image, source, target, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -176,6 +176,15 @@ def picture_file(
     return data
 
 
+def tell_if_left_alone(source: Path, restored: Image.Image, strength: float) -> None:
+    """Say where ``auto`` was to do something, and nothing was done."""
+    from llicm_cli.pipeline import was_left_alone
+
+    if strength and was_left_alone(restored):
+        words = "left as it was: the guide is sure of no degradation; inspect shows what it sees"
+        console.say(f"llicm: {source}: {words}, --task TASK restores all the same")
+
+
 def _warn(source: Path, losses: Sequence[str]) -> None:
     for loss in losses:
         console.say(f"llicm: {source}: warning: {loss}")
