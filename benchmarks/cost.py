@@ -83,7 +83,7 @@ def multiplications(side: int = 512) -> tuple[float, float, float]:
     decoder, total = total, 0.0
     head = load_restorer()
     x = torch.zeros(1, 3, side, side)
-    head(x, head.prompts[:1], source(False, False, torch.zeros(1)), tones(x))
+    head(x, torch.zeros(1, dtype=torch.long), source(False, False, torch.zeros(1)), tones(x))
     handle.remove()
     return encoder / side**2 / 1000, decoder / side**2 / 1000, total / side**2 / 1000
 

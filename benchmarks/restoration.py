@@ -108,11 +108,11 @@ def measure(
 
 
 @torch.inference_mode()
-def _restored(x: Tensor, prompt: Tensor) -> Image.Image:
+def _restored(x: Tensor, task: int) -> Image.Image:
     height, width = x.shape[1:]
     tone = tones(x[None])
     x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
-    return to_image(to_bytes(load_restorer()(x, prompt, NOWHERE, tone)[0, :, :height, :width]))
+    return to_image(to_bytes(load_restorer()(x, torch.tensor([task]), NOWHERE, tone)[0, :, :height, :width]))
 
 
 @app.command()
@@ -125,9 +125,8 @@ def guide(
     low: Annotated[float, typer.Option(help="Lambda of the compressed pictures.")] = 0.0018,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture.")] = 1,
 ) -> None:
-    """PSNR with the right prompt, that of the guide's likeliest class, a wrong one and none; and how often
+    """PSNR with the right task, the guide's likeliest class and a wrong task; and how often
     the guide names the right degradation of synthetic pictures, before and after compression."""
-    prompts = load_restorer().prompts
     weights = {"codec": load_codec().id.hex(), "guide": load_guide().id, "head": load_restorer().id}
     results: dict[str, Any] = {"weights": weights, "psnr": {}, "accuracy": {}}
     for name in SETS:
@@ -141,13 +140,10 @@ def guide(
                 continue
             x, named = to_unit(to_pixels(wrong)), pipeline.likeliest(pipeline.inspect(wrong))
             other = (right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)
-            prompt = {
-                "right task": prompts[[right_one]], "likeliest class": prompts[[CLASSES.index(named)]],
-                "wrong task": prompts[[other]], "zero embedding": torch.zeros_like(prompts[:1]),
-            }  # fmt: skip
-            rows.append([psnr(_restored(x, p), right) for p in prompt.values()])
+            told = {"right task": right_one, "likeliest class": CLASSES.index(named), "wrong task": other}
+            rows.append([psnr(_restored(x, told_task), right) for told_task in told.values()])
         means = [round(float(v), 3) for v in np.mean(rows, axis=0)]
-        results["psnr"][name] = dict(zip(prompt, means, strict=True))
+        results["psnr"][name] = dict(zip(told, means, strict=True))
         typer.echo(f"{name}: {results['psnr'][name]}", err=True)
         output.write_text(json.dumps(results, indent=1) + "\n")
     hits: dict[str, list[tuple[int, bool]]] = {"pictures": [], "decoded": []}

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from llicm_cli.degrade import Dice
 from llicm_cli.models.codec import Codec, CodecConfig
 from llicm_cli.models.restorer import Restorer, RestorerConfig, source, tones
+from llicm_cli.tasks import CLASSES
 from llicm_cli.training.codec import (
     TrainedCodec,
     compile_codec,
@@ -29,7 +30,7 @@ from llicm_cli.training.codec import (
 from llicm_cli.training.data import Crops, find_photos
 from llicm_cli.training.degraded import HERE, DegradedCrops
 from llicm_cli.training.loop import Budget, Loss, Options, Run
-from llicm_cli.training.restorer import DECK, restoration_loss, shown
+from llicm_cli.training.restorer import DECKS, restoration_loss, shown
 
 STEPS, WARM_UP = 10, 3
 LINES = 15  # of a profile
@@ -85,8 +86,8 @@ def main(photos: Path, device: str = "cpu", batch: int = 9, workers: int = 2) ->
     def head_loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         clean = crops.batch(4 * batch, 128)
         x = (clean + 0.1 * torch.randn_like(clean)).clamp(0, 1)
-        prompt, nothing = torch.randn(len(x), 128, device=place), torch.zeros(len(x), device=place)
-        told = prompt / 128**0.5, source(False, False, nothing), tones(x)
+        task, nothing = torch.arange(len(x), device=place) % len(CLASSES), torch.zeros(len(x), device=place)
+        told = task, source(False, False, nothing), tones(x)
         with torch.autocast(place.type, torch.bfloat16):
             restored = model(x, *told)
         return restoration_loss(restored, clean)[0].mean(), {}
@@ -97,7 +98,7 @@ def main(photos: Path, device: str = "cpu", batch: int = 9, workers: int = 2) ->
         measure("codec, compiled", coder, codec_loss, options, coder.codec)
     measure("head", Restorer(RestorerConfig()), head_loss, options)
 
-    degraded = DegradedCrops(Crops(paths, HERE, 256, 0), Dice(0), deck=DECK, render=shown)
+    degraded = DegradedCrops(Crops(paths, HERE, 256, 0), Dice(0), decks=DECKS, render=shown)
     made = degraded.batches(16, 128, 2, workers, seed=0)
     for _ in range(4 * workers):
         next(made)  # so many are made ahead

@@ -19,7 +19,16 @@ from llicm_cli import bitstream, pipeline, tiling
 from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.errors import InputError, ModelError, UsageError
 from llicm_cli.models.guide import COMPACT, Guide, GuideConfig
-from llicm_cli.models.restorer import REACH, STRIDE, TONES, Restorer, RestorerConfig, source, tones
+from llicm_cli.models.restorer import (
+    REACH,
+    SPECIALISTS,
+    STRIDE,
+    TONES,
+    Restorer,
+    RestorerConfig,
+    source,
+    tones,
+)
 from llicm_cli.models.weights import (
     folder,
     load_guide,
@@ -31,6 +40,7 @@ from llicm_cli.training.loop import meet, take_over
 
 Llicm = Callable[..., Result]
 NOWHERE = source(False, False, torch.zeros(1))
+RAIN = torch.tensor([CLASSES.index("derain")])
 GREY = torch.zeros(1, TONES)
 
 
@@ -45,21 +55,21 @@ def shaken_head() -> Restorer:
     """A head whose zero starts were replaced by noise, so that everything in it matters."""
     torch.manual_seed(0)
     head = Restorer(RestorerConfig()).eval().requires_grad_(False)
-    for parameter in head.parameters():
+    for parameter in (*head.parameters(), head.prompts):
         parameter += 0.05 * torch.randn_like(parameter)
     return head
 
 
 def test_an_untrained_head_changes_nothing():
     x = torch.rand(2, 3, 32, 48)
-    y = Restorer(RestorerConfig())(x, torch.randn(2, 128), source(True, False, torch.rand(2)), tones(x))
+    y = Restorer(RestorerConfig())(x, torch.tensor([0, 5]), source(True, False, torch.rand(2)), tones(x))
     assert torch.equal(x, y)
 
 
 def test_a_grown_head_restores_as_before(shaken_head: Restorer):
     grown = Restorer(replace(shaken_head.config, fine_blocks=6, middle_blocks=3, coarse_blocks=6))
     take_over(grown, shaken_head)
-    x, told = torch.rand(1, 3, 32, 48), (torch.randn(1, 128), NOWHERE, GREY)
+    x, told = torch.rand(1, 3, 32, 48), (RAIN, NOWHERE, GREY)
     with torch.no_grad():
         assert torch.equal(grown(x, *told), shaken_head(x, *told))
 
@@ -76,14 +86,54 @@ def test_heads_meet_in_the_middle(shaken_head: Restorer):
 
 def test_all_that_the_head_is_told_reaches_it(shaken_head: Restorer):
     torch.manual_seed(1)
-    x, prompt = torch.rand(1, 3, 32, 32), torch.randn(1, 128)
-    y = shaken_head(x, prompt, NOWHERE, GREY)
+    x = torch.rand(1, 3, 32, 32)
+    y = shaken_head(x, RAIN, NOWHERE, GREY)
+    snow = torch.tensor([CLASSES.index("desnow")])  # of the same specialist
     for changed in (
-        shaken_head(x, -prompt, NOWHERE, GREY),
-        shaken_head(x, prompt, source(True, False, torch.tensor([0.5])), GREY),
-        shaken_head(x, prompt, NOWHERE, GREY - 1),
+        shaken_head(x, snow, NOWHERE, GREY),
+        shaken_head(x, RAIN, source(True, False, torch.tensor([0.5])), GREY),
+        shaken_head(x, RAIN, NOWHERE, GREY - 1),
     ):
         assert (y - changed).abs().max() > 1e-4
+
+
+def test_every_picture_of_a_batch_goes_to_its_specialist_and_comes_back_in_its_place(shaken_head: Restorer):
+    x, task = torch.rand(len(CLASSES), 3, 32, 32), torch.arange(len(CLASSES)).flip(0)
+    origin, levels = source(False, False, torch.zeros(len(x))), tones(x)
+    together = shaken_head(x, task, origin, levels)
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        alone = shaken_head(x[one], task[one], origin[one], levels[one])
+        assert torch.allclose(together[one], alone, atol=1e-4)
+    assert sorted(name for names in SPECIALISTS.values() for name in names) == sorted(CLASSES)
+
+
+def test_specialists_differ_and_only_ones_own_matters(shaken_head: Restorer):
+    x, other = torch.rand(1, 3, 32, 32), Restorer(RestorerConfig()).eval()
+    other.load_state_dict(shaken_head.state_dict())
+    with torch.no_grad():
+        for parameter in other.specialists["haze"].parameters():
+            parameter += 0.1
+        for task, name in enumerate(CLASSES):
+            told = torch.tensor([task]), NOWHERE, GREY
+            same = torch.equal(other(x, *told), shaken_head(x, *told))
+            assert same == (name != "dehaze")
+
+
+def test_a_head_of_before_the_specialists_is_everybodys(shaken_head: Restorer):
+    """Names of version 0.18: one finest level for all, and no folders within blocks."""
+    state = {}
+    for name, value in shaken_head.state_dict().items():
+        if not name.startswith("specialists.") or name.startswith("specialists.haze."):
+            name = name.removeprefix("specialists.haze.")
+            state[name.replace(".films.", ".").replace(".block.", ".")] = value
+    head, x = Restorer(RestorerConfig()).eval(), torch.rand(1, 3, 32, 32)
+    head.load_state_dict(state)
+    haze = torch.tensor([CLASSES.index("dehaze")])
+    with torch.no_grad():
+        assert torch.equal(head(x, haze, NOWHERE, GREY), shaken_head(x, haze, NOWHERE, GREY))
+    everybody = zip(*(one.parameters() for one in head.specialists.values()), strict=True)
+    assert all(torch.equal(part, parts[0]) for parts in everybody for part in parts)
 
 
 def test_source_tells_objective_and_rate_only_of_coded_pictures():
@@ -105,8 +155,7 @@ def test_tones_are_those_of_the_whole_picture_whatever_its_size():
 
 def test_nothing_beyond_the_reach_matters(shaken_head: Restorer):
     x = torch.rand(1, 3, 48, 512, requires_grad=True)
-    prompt = torch.randn(1, 128)
-    shaken_head(x, prompt, NOWHERE, GREY)[..., 240:256].sum().backward()
+    shaken_head(x, RAIN, NOWHERE, GREY)[..., 240:256].sum().backward()
     assert x.grad is not None
     reached = x.grad.abs().sum((0, 1, 2)).nonzero().flatten()
     assert reached.min() >= 240 - REACH and reached.max() < 256 + REACH
@@ -116,7 +165,7 @@ def test_nothing_beyond_the_reach_matters(shaken_head: Restorer):
 @pytest.mark.parametrize("passes", [1, 4])
 def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, shaken_head: Restorer, passes: int):
     x = torch.randint(256, (3, 200, 421), dtype=torch.uint8)
-    told = torch.randn(1, 128), NOWHERE, GREY
+    told = RAIN, NOWHERE, GREY
     run = partial(pipeline._run_head, shaken_head, told, 1.0, passes)
     reach = REACH + STRIDE * (passes > 1)
     whole = tiling.in_tiles(x, run, stride=STRIDE, reach=reach)
@@ -128,7 +177,7 @@ def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, shaken_head:
 
 def test_moved_pictures_are_moved_back():
     x = torch.randint(256, (1, 3, 33, 50), dtype=torch.uint8)
-    told = torch.randn(1, 128), NOWHERE, GREY
+    told = RAIN, NOWHERE, GREY
     untrained = partial(pipeline._run_head, Restorer(RestorerConfig()), told, 1.0, 4)
     with torch.no_grad():
         assert torch.equal(tiling.in_tiles(x[0], untrained, stride=STRIDE, reach=REACH), x[0])

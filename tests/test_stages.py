@@ -19,6 +19,7 @@ from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
+from llicm_cli.models.restorer import SPECIALISTS
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer, read_parts
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training.data import Crops, find_photos
@@ -82,7 +83,11 @@ def test_the_stages_follow_each_other(
     errors = torch.load(tmp_path / "restorer.pt", weights_only=True)["beside"]
     assert errors.shape == (len(CLASSES),) and len(errors.unique()) > 1
     more_of = ["--start-from", restorer, *2 * ["--mean-with", restorer], "--workers", 1]
-    train("restorer", more, *frozen, "--steps", 1, *more_of)
+    train("restorer", more, *frozen, "--steps", 1, *more_of, "--specialists-only")
+    before, after = (load_restorer(path).state_dict() for path in (restorer, more))
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    moved = {name.removeprefix("specialists.").partition(".")[0] for name in changed}
+    assert len(moved) == 1 and moved <= set(SPECIALISTS), "one of them had its turn, what serves all stayed"
     files = ["--codec", codec, "--restorer", restorer]
     train("joint", joint, *files, "--steps", 3)
     features = squeezenet / SQUEEZENET_FILE
@@ -182,8 +187,13 @@ def test_degraded_crops_cover_all_classes_and_use_real_pairs(photos: Path, pairs
     assert np.bincount(seen).tolist() == [6] * len(CLASSES)
     assert exact > 0, "half as bright, as the real pairs are"
     deck = ("denoise", "denoise", "clean")
-    _, _, labels, _ = DegradedCrops(crops.crops, Dice(0), deck=deck).batch(9, 64)
+    _, _, labels, _ = DegradedCrops(crops.crops, Dice(0), decks=(deck,)).batch(9, 64)
     assert sorted(CLASSES[i] for i in labels.tolist()) == 3 * ["clean"] + 6 * ["denoise"]
+    decks = ("derain", "desnow"), ("dehaze",)
+    several = DegradedCrops(crops.crops, Dice(0), decks=decks)
+    dealt = [{CLASSES[i] for i in several.batch(2, 64)[2].tolist()} for _ in range(24)]
+    assert {frozenset(names) for names in dealt} == {frozenset(deck) for deck in decks}, "one deck a batch"
+    assert dealt.count({"dehaze"}) < len(dealt) / 2, "the larger one more often"
 
 
 @pytest.mark.parametrize("share", [0, 1])
@@ -222,7 +232,7 @@ def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(
         return rendered[-1]
 
     crops = Crops(find_photos([photos]), torch.device("cpu"), 64, 0)
-    degraded, clean, _, _ = DegradedCrops(crops, Dice(0), deck=("clean",), render=noted).batch(32, 64)
+    degraded, clean, _, _ = DegradedCrops(crops, Dice(0), decks=(("clean",),), render=noted).batch(32, 64)
     assert (degraded - clean).abs().max() <= 1 / 255, "clean is clean, in whatever rendering"
     assert 8 < len(rendered) < 24
     assert min(changed) > 0.01

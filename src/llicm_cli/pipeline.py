@@ -344,7 +344,7 @@ def _restore(
         if named is None:
             continue
         did.append(named)
-        told = (head.prompts[[CLASSES.index(named)]], origin, tones(seen[None]))
+        told = (torch.tensor([CLASSES.index(named)]), origin, tones(seen[None]))
         run = partial(_run_head, head, told, 1.0 if filled is not None else strength, passes)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH if passes == 1 else REACH + STRIDE)
         if filled is None:

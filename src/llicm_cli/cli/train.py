@@ -246,6 +246,9 @@ def restorer(
     mean_with: Annotated[
         list[Path] | None, typer.Option(help="Go on from the mean of --start-from and this head; repeatable.")
     ] = None,
+    specialists_only: Annotated[
+        bool, typer.Option("--specialists-only", help="What serves all tasks stays as it is.")
+    ] = False,
     codec: CodecFile = None,
     guide: GuideFile = None,
 ) -> None:
@@ -276,11 +279,11 @@ def restorer(
         if mean_with:
             meet(model, [load_restorer(path) for path in mean_with])
         frozen = eyes, load_codec(codec).codec
-        model, run = train_restorer(model, *frozen, *photos, real, options)
+        model, run = train_restorer(model, *frozen, *photos, real, options, specialists_only)
     _write_card(
         "restorer", output, network_file("restorer.", model, model.config), options, run, data,
         photos, model.config, model, start_from, "rms error and its grid, weighed by class",
-        guide=eyes.id, pairs=[card.short(p) for p in pairs or []],
+        guide=eyes.id, pairs=[card.short(p) for p in pairs or []], specialists_only=specialists_only,
         **({"mean_with": [card.brief(path) for path in mean_with]} if mean_with else {}),
     )  # fmt: skip
 

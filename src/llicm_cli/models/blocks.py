@@ -8,6 +8,7 @@ tensors are (B, C, H, W); channels_last is the fast layout on CPUs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,13 @@ class Depthwise(nn.Conv2d):
         return y.to(x.dtype)
 
 
+Show = Callable[[Tensor], Tensor]
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 class Block(nn.Module):
     """Residual block: 1x1 - depthwise 3x3 - 1x1 mixes space, then 1x1 - 1x1 mixes channels.
 
@@ -70,9 +78,10 @@ class Block(nn.Module):
         self.expand = Pointwise(width, 2 * width)
         self.reduce = Pointwise(2 * width, width, zero=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1, inplace=True)))
-        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1, inplace=True))
+    def forward(self, x: Tensor, space: Show = _as_it_is, mix: Show = _as_it_is) -> Tensor:
+        """``space``, ``mix``: what of x the two halves are shown, such as a normalisation of it."""
+        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(space(x)), 0.1, inplace=True)))
+        return x + self.reduce(F.leaky_relu(self.expand(mix(x)), 0.1, inplace=True))
 
 
 class Down(nn.Module):

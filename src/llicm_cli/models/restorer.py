@@ -1,23 +1,32 @@
 """The restoration head: one forward pass from a degraded picture to a restored one.
 
 A U-Net at 1/4, 1/8 and 1/16 of the resolution, made of 1x1 and depthwise convolutions. Every block is
-conditioned (FiLM, Perez et al., AAAI 2018) on the prompt, the text embedding of what is to be undone, on
-where the picture comes from, and on the tones of the whole picture, which a tile cannot know.
-The output is a gain and an offset for every pixel.
+conditioned (FiLM, Perez et al., AAAI 2018) on the text embedding of what is to be undone, on where the
+picture comes from, and on the tones of the whole picture, which a tile cannot know. The output is a gain and
+an offset for every pixel.
 
-Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; prompt (B, D); source (B, 3); tones (B, 15).
+What works at 1/4, where fine detail is told from what disturbs it, exists once for each group of related
+tasks, the ``SPECIALISTS``: the same for all, it learns too little of any (docs/training.md). A picture passes
+through one of them; films and the coarser levels serve all.
+
+Shapes: x (B, 3, H, W) in 0..1, H and W multiples of 16; task (B,), indices in ``CLASSES``; source (B, 3);
+tones (B, 15).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llicm_cli.models.blocks import Depthwise, Down, Pointwise, Up
-from llicm_cli.tasks import CLASSES
+from llicm_cli.models.blocks import Block, Down, Pointwise, Show, Up
+from llicm_cli.tasks import CLASSES, CLEAN
 
 GROUP = 4  # pixels a side that are one position at the finest resolution
 STRIDE = 16  # height and width must be multiples of this
@@ -26,6 +35,15 @@ NORM_FLOOR = 0.2
 SOURCE = 3  # numbers that say where a picture comes from
 QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
 TONES = 3 * len(QUANTILES)
+SPECIALISTS = {  # and the classes of each
+    "noise": ("denoise",),
+    "blur": ("deblur",),
+    "blocks": ("dejpeg", CLEAN),
+    "streaks": ("derain", "desnow"),
+    "gaps": ("deraindrop", "inpaint"),
+    "haze": ("dehaze",),
+    "light": ("lowlight", "deshadow"),
+}
 TONES_SIDE = 32  # pixels a side of the picture that the tones are taken of: noise is averaged away
 
 
@@ -93,23 +111,55 @@ class Film(nn.Module):
         return torch.addcmul(shift, x * size, 1 + scale)
 
 
-class ConditionedBlock(nn.Module):
-    """The residual block of ``blocks.Block``, with a ``Film`` before each of its halves."""
+class Films(nn.Module):
+    """A ``Film`` for each half of a residual block."""
 
     def __init__(self, width: int, condition: int) -> None:
         super().__init__()
         self.film_space = Film(width, condition)
-        self.enter = Pointwise(width, width)
-        self.depthwise = Depthwise(width)
-        self.leave = Pointwise(width, width, zero=True)
         self.film_mix = Film(width, condition)
-        self.expand = Pointwise(width, 2 * width)
-        self.reduce = Pointwise(2 * width, width, zero=True)
+
+    def forward(self, c: Tensor) -> tuple[Show, Show]:
+        return partial(self.film_space, c=c), partial(self.film_mix, c=c)
+
+
+class ConditionedBlock(nn.Module):
+    """A residual block with films of its own."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.films = Films(width, condition)
+        self.block = Block(width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        inner = F.leaky_relu(self.enter(self.film_space(x, c)), 0.1, inplace=True)
-        x = x + self.leave(self.depthwise(inner))
-        return x + self.reduce(F.leaky_relu(self.expand(self.film_mix(x, c)), 0.1, inplace=True))
+        y: Tensor = self.block(x, *self.films(c))
+        return y
+
+
+class Specialist(nn.Module):
+    """The finest level for one group of tasks; the films of its blocks are everybody's."""
+
+    def __init__(self, config: RestorerConfig) -> None:
+        super().__init__()
+        self.enter = Pointwise(3 * GROUP**2, config.fine)
+        self.fine_in = nn.ModuleList(Block(config.fine) for _ in range(config.fine_blocks))
+        self.fine_out = nn.ModuleList(Block(config.fine) for _ in range(config.fine_blocks))
+        self.gain = Pointwise(config.fine, 3 * GROUP**2, zero=True)
+        self.offset = Pointwise(config.fine, 3 * GROUP**2, zero=True)
+
+    def look(self, films: nn.ModuleList, x: Tensor, c: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) -> features (B, fine, H/4, W/4)."""
+        y: Tensor = self.enter(F.pixel_unshuffle(x - 0.5, GROUP))
+        for block, film in zip(self.fine_in, films, strict=True):
+            y = block(y, *film(c))
+        return y
+
+    def answer(self, films: nn.ModuleList, fine: Tensor, x: Tensor, c: Tensor) -> Tensor:
+        """Features (B, fine, H/4, W/4) of pictures (B, 3, H, W) -> restored pictures."""
+        for block, film in zip(self.fine_out, films, strict=True):
+            fine = block(fine, *film(c))
+        gain, offset = (F.pixel_shuffle(m(fine), GROUP).float() for m in (self.gain, self.offset))
+        return x + x * gain + offset
 
 
 class Restorer(nn.Module):
@@ -129,6 +179,9 @@ class Restorer(nn.Module):
         self.id = ""
         self.prompts: Tensor
         self.register_buffer("prompts", torch.zeros(len(CLASSES), c.embedding))
+        self.owner: Tensor
+        owner = [i for name in CLASSES for i, tasks in enumerate(SPECIALISTS.values()) if name in tasks]
+        self.register_buffer("owner", torch.tensor(owner), persistent=False)
         self.understand = nn.Sequential(
             Pointwise(c.embedding + SOURCE + TONES, c.condition),
             nn.SiLU(),
@@ -138,8 +191,8 @@ class Restorer(nn.Module):
         def stage(width: int, blocks: int) -> nn.ModuleList:
             return nn.ModuleList(ConditionedBlock(width, c.condition) for _ in range(blocks))
 
-        self.enter = Pointwise(3 * GROUP**2, c.fine)
-        self.fine_in = stage(c.fine, c.fine_blocks)
+        self.specialists = nn.ModuleDict({name: Specialist(c) for name in SPECIALISTS})
+        self.fine_in = nn.ModuleList(Films(c.fine, c.condition) for _ in range(c.fine_blocks))
         self.down = Down(c.fine, c.middle)
         self.middle_in = stage(c.middle, c.middle_blocks)
         self.down_again = Down(c.middle, c.coarse)
@@ -148,17 +201,24 @@ class Restorer(nn.Module):
         self.up = Up(c.coarse, c.middle)
         self.middle_out = stage(c.middle, c.middle_blocks)
         self.up_again = Up(c.middle, c.fine)
-        self.fine_out = stage(c.fine, c.fine_blocks)
-        self.gain = Pointwise(c.fine, 3 * GROUP**2, zero=True)
-        self.offset = Pointwise(c.fine, 3 * GROUP**2, zero=True)
+        self.fine_out = nn.ModuleList(Films(c.fine, c.condition) for _ in range(c.fine_blocks))
+        self.register_load_state_dict_pre_hook(_give_everybody)
 
-    def forward(self, x: Tensor, prompt: Tensor, source: Tensor, tones: Tensor) -> Tensor:
+    def forward(self, x: Tensor, task: Tensor, source: Tensor, tones: Tensor) -> Tensor:
         """Restored pictures (B, 3, H, W), not clamped."""
-        told = torch.cat((prompt * prompt.shape[1] ** 0.5, source, tones), 1)  # entries of unit size
-        c = F.silu(self.understand(told[..., None, None]))
-        fine = self.enter(F.pixel_unshuffle(x - 0.5, GROUP))  # (B, fine, H/4, W/4)
-        for block in self.fine_in:
-            fine = block(fine, c)
+        owner = self.owner[task]
+        order = owner.argsort()
+        sizes = owner.bincount(minlength=len(self.specialists)).tolist()
+        x = x[order].contiguous(memory_format=torch.channels_last)
+        prompt = self.prompts[task] * self.config.embedding**0.5  # entries of unit size
+        c = F.silu(self.understand(torch.cat((prompt, source, tones), 1)[order][..., None, None]))
+
+        def each(part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+            """What everybody makes of their pictures."""
+            shares = zip(self.specialists.values(), *(t.split(sizes) for t in inputs), strict=True)
+            return torch.cat([part(one, *own) for one, *own in shares if len(own[0])])
+
+        fine = each(lambda one, x, c: one.look(self.fine_in, x, c), x, c)
         middle = self.down(fine)  # (B, middle, H/8, W/8)
         for block in self.middle_in:
             middle = block(middle, c)
@@ -171,7 +231,18 @@ class Restorer(nn.Module):
         for block in self.middle_out:
             middle = block(middle, c)
         fine = fine + self.up_again(middle)
-        for block in self.fine_out:
-            fine = block(fine, c)
-        gain, offset = (F.pixel_shuffle(m(fine), GROUP).float() for m in (self.gain, self.offset))
-        return x + x * gain + offset
+        restored = each(lambda one, *own: one.answer(self.fine_out, *own), fine, x, c)
+        return restored[order.argsort()]
+
+
+def _give_everybody(_: nn.Module, state: dict[str, Any], *__: object) -> None:
+    """Weights files of before version 0.19 hold one finest level for all tasks: it becomes that of every
+    specialist."""
+    parts = "enter|depthwise|leave|expand|reduce"
+    own = re.compile(rf"(enter|gain|offset|fine_(in|out)\.\d+\.({parts}))\.")
+    for name, value in [(name, state.pop(name)) for name in list(state)]:
+        if own.match(name):
+            state.update({f"specialists.{one}.{name}": value for one in SPECIALISTS})
+        else:
+            name = re.sub(rf"^((?:middle|coarse)_\w+\.\d+\.)({parts})\b", r"\1block.\2", name)
+            state[re.sub(r"^((?:middle|coarse)_\w+\.\d+\.)film_", r"\1films.film_", name)] = value

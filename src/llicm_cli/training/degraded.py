@@ -89,7 +89,8 @@ class DegradedCrops:
         crops: where clean crops come from.
         dice: chooses class, strength and place.
         pairs: real pairs for some tasks.
-        deck: names of classes, dealt out again and again in random order.
+        decks: names of classes, dealt out again and again in random order; for every batch one of the decks
+            is drawn, larger ones more often.
         render: how others show the photographs, given one and the task that follows, input and truth alike.
     """
 
@@ -98,11 +99,12 @@ class DegradedCrops:
         crops: Crops,
         dice: Dice,
         pairs: dict[str, Pairs] | None = None,
-        deck: Sequence[str] = CLASSES,
+        decks: Sequence[Sequence[str]] = (CLASSES,),
         render: Callable[[Tensor, str, Dice], Tensor] | None = None,
     ) -> None:
         self.crops, self.dice, self.pairs, self.render = crops, dice, pairs or {}, render
-        self.deck = np.array([CLASSES.index(name) for name in deck])
+        self.decks = [np.array([CLASSES.index(name) for name in deck]) for deck in decks]
+        self.shares = np.array([len(deck) for deck in decks]) / sum(len(deck) for deck in decks)
 
     def draw_anew(self, seed: int) -> None:
         """Go on with other draws, here and in torch, so that a resumed run does not repeat itself."""
@@ -136,7 +138,9 @@ class DegradedCrops:
         """
         whole = self.crops.batch(count, size * around)
         place = self.dice.numbers.integers(0, size * (around - 1) + 1, (count, 2))
-        order = [self.dice.numbers.permutation(self.deck) for _ in range(-(-count // len(self.deck)))]
+        drawn = self.dice.numbers.choice(len(self.decks), p=self.shares) if len(self.decks) > 1 else 0
+        deck = self.decks[drawn]
+        order = [self.dice.numbers.permutation(deck) for _ in range(-(-count // len(deck)))]
         labels = torch.from_numpy(np.concatenate(order)[:count])
         clean = whole.new_empty((count, 3, size, size)).contiguous(memory_format=torch.channels_last)
         degraded, seen = torch.empty_like(clean), whole.new_empty(count, TONES)

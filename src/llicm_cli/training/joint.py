@@ -83,26 +83,25 @@ def train_joint(
     device = options.device
     torch.manual_seed(options.seed)
     crops = Crops(train, HERE, AROUND * CROP, options.seed)
-    degraded = DegradedCrops(crops, Dice(options.seed), pairs, DECK)
+    degraded = DegradedCrops(crops, Dice(options.seed), pairs, (DECK,))
     head = head.to(device).eval()
     if distance is not None:
         distance = distance.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
     wrong = torch.tensor([CLASSES[i] in TASKS for i in truth.tolist()], device=device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        to_code = estimate(head, seen, head.prompts[truth], seen_tones)
+        to_code = estimate(head, seen, truth, seen_tones)
 
     def loss(model: nn.Module, _: float) -> tuple[Tensor, dict[str, Tensor]]:
         x, clean, labels, tone = (part.to(device, non_blocking=True) for part in next(batches))
-        prompt = head.prompts[labels]
         t = stratified_positions(len(x), device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
-                given = estimate(head, x, prompt, tone)
+                given = estimate(head, x, labels, tone)
             x_hat, bpp = model(given, t, "noisy", rpo=True)
         shown = x_hat.clamp(0, 1)
         with torch.autocast(device.type, torch.bfloat16):
-            restored = head(shown, prompt, source(True, True, t), tones(shown.detach()))
+            restored = head(shown, labels, source(True, True, t), tones(shown.detach()))
         error = weights.alpha * distortion(x_hat, given) + weights.gamma * distortion(restored, given)
         price = Codec.lambda_at(t) * 255**2
         total = ((weights.beta * bpp + price * error) / price.sqrt()).mean()
@@ -122,7 +121,7 @@ def train_joint(
             with torch.autocast(device.type, torch.bfloat16):
                 x_hat, bpp = model(to_code, t, "chosen", rpo=True)
                 x_hat = x_hat.clamp(0, 1)
-                restored = head(x_hat, head.prompts[truth], source(True, True, t), tones(x_hat))
+                restored = head(x_hat, truth, source(True, True, t), tones(x_hat))
             figures[f"bpp at {lmbda:g}"] = float(bpp[wrong].mean())
             figures[f"psnr at {lmbda:g}"] = float(_psnr(restored[wrong], wanted[wrong]))
             if distance is not None:

@@ -2,13 +2,12 @@
 
 Half of the pictures have been through the codec at a random rate, and half of those were restored before
 they were coded, as objective rpo does: of them the head sees what its own restoration and the codec have
-left. All are conditioned on a text that names their degradation, one phrase or the mean of all of its class:
-in use it is the mean, and phrases keep the head from taking that for a mere number. Many small crops come
-first: what the head learns early is what to do for which prompt, and that takes many different samples, not
-many pixels (at equal cost, 306 steps of 48 crops of 64x64 denoised 1.9 dB better than 335 steps of 12 crops
-of 128x128). Half of the photographs are shown in other light: without dark scenes the head leaves what lies
-behind haze too bright. Most of those before noise are softer, too: from photographs that were reduced,
-sharper than what leaves a camera, it learns to take the grain of a camera for texture.
+left. A step shows one specialist what it is there for. Many small crops come first: what the head learns
+early takes many different samples, not many pixels (at equal cost, 306 steps of 48 crops of 64x64 denoised
+1.9 dB better than 335 steps of 12 crops of 128x128). Half of the photographs are shown in other light:
+without dark scenes the head leaves what lies behind haze too bright. Most of those before noise are softer,
+too: from photographs that were reduced, sharper than what leaves a camera, it learns to take the grain of a
+camera for texture.
 
 The loss is the root mean squared error of every crop. Its gradient is as large for a crop that is nearly
 right as for one that is far off (with the logarithm of the squared error, crops that need little dominate),
@@ -33,23 +32,23 @@ from torch import Tensor, nn
 
 from llicm_cli.degrade import Dice, exposure, unreduced
 from llicm_cli.models.codec import Codec
-from llicm_cli.models.guide import Guide, class_means
-from llicm_cli.models.restorer import GROUP, Restorer, source, tones
+from llicm_cli.models.guide import Guide
+from llicm_cli.models.restorer import GROUP, SPECIALISTS, Restorer, source, tones
 from llicm_cli.tasks import CLASSES
 from llicm_cli.training.data import Crops
 from llicm_cli.training.degraded import HERE, Batch, DegradedCrops, Pairs, held_out_batch
 from llicm_cli.training.guide import through_codec
-from llicm_cli.training.loop import Options, Run
+from llicm_cli.training.loop import Options, Run, train_only
 
 CROPS = ((0.0, 64), (0.65, 128))  # pixels a side, from which share of the run on
 AROUND = 2  # times a crop's side: the picture whose tones the head is told
 LARGEST = AROUND * CROPS[-1][1]
 CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 RDO_SHARE, RPO_SHARE = 0.25, 0.25  # of the pictures; the others are not coded
-PHRASE_SHARE = 0.5  # of the pictures, of which the head is told one phrase
 DECK = (  # what gains most from more samples comes up more often
     *CLASSES, *6 * ("denoise",), *4 * ("derain", "dehaze", "deblur"), "deraindrop",
 )  # fmt: skip
+DECKS = [[name for name in DECK if name in classes] for classes in SPECIALISTS.values()]
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
 VALIDATION_EACH, VALIDATION_CROP = 12, 192
@@ -60,35 +59,10 @@ def shown(x: Tensor, task: str, dice: Dice) -> Tensor:
     return (unreduced if task == "denoise" else exposure)(x, dice)
 
 
-class Prompter:
-    """Chooses what the head is told about training pictures: a phrase, or the mean of its class.
-
-    Args:
-        guide: whose texts they are.
-        dice: chooses.
-    """
-
-    def __init__(self, guide: Guide, dice: Dice) -> None:
-        self.dice = dice
-        with torch.no_grad():
-            phrases, owner = guide.phrases()
-        self.phrases = [phrases[owner == label] for label in range(len(CLASSES))]
-        self.named = class_means(phrases, owner)
-
-    def __call__(self, labels: Tensor) -> Tensor:
-        """Classes of pictures (B,) -> prompts (B, D)."""
-        prompt = self.named[labels]
-        for i, label in enumerate(labels.tolist()):
-            if self.dice.chance(PHRASE_SHARE):
-                phrases = self.phrases[label]
-                prompt[i] = phrases[self.dice.integer(0, len(phrases) - 1)]
-        return prompt
-
-
-def estimate(head: nn.Module, x: Tensor, prompt: Tensor, tone: Tensor) -> Tensor:
+def estimate(head: nn.Module, x: Tensor, task: Tensor, tone: Tensor) -> Tensor:
     """Pictures restored that were not coded, given what disturbs them and their tones: what objective rpo
     codes."""
-    restored: Tensor = head(x, prompt, source(False, False, x.new_zeros(len(x))), tone)
+    restored: Tensor = head(x, task, source(False, False, x.new_zeros(len(x))), tone)
     return restored.float().clamp(0, 1)
 
 
@@ -150,6 +124,7 @@ def train_restorer(
     validation: list[Path],
     pairs: dict[str, Pairs],
     options: Options,
+    specialists_only: bool,
 ) -> tuple[Restorer, Run]:
     """Run the stage.
 
@@ -161,6 +136,7 @@ def train_restorer(
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
         options: see ``Options``; ``batch`` counts crops of ``CROP`` pixels a side.
+        specialists_only: what serves all tasks stays as it is.
 
     Returns:
         The averaged head and the run that made it.
@@ -168,9 +144,9 @@ def train_restorer(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed)
-    degraded = DegradedCrops(Crops(train, HERE, LARGEST, options.seed), dice, pairs, DECK, shown)
+    degraded = DegradedCrops(Crops(train, HERE, LARGEST, options.seed), dice, pairs, DECKS, shown)
     codec, guide = codec.to(device).eval(), guide.to(device).eval()
-    prompter, importance = Prompter(guide, dice), ClassWeights(device)
+    importance = ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
 
     @functools.cache
@@ -180,13 +156,12 @@ def train_restorer(
 
     def loss(model: nn.Module, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         size = next(side for start, side in reversed(CROPS) if progress >= start)
-        x, clean, labels, tone = next(batches(size))
-        x, clean, tone, owner = (part.to(device, non_blocking=True) for part in (x, clean, tone, labels))
+        x, clean, task, tone = (part.to(device, non_blocking=True) for part in next(batches(size)))
         count = len(x)
         t = torch.rand(count, device=device)
         rpo, coded = round(count * RPO_SHARE), round(count * (RPO_SHARE + RDO_SHARE))
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            x[:rpo] = estimate(model, x[:rpo], prompter.named[labels[:rpo]], tone[:rpo])
+            x[:rpo] = estimate(model, x[:rpo], task[:rpo], tone[:rpo])
         x[:rpo] = through_codec(codec, x[:rpo], t[:rpo], rpo=True)
         x[rpo:coded] = through_codec(codec, x[rpo:coded], t[rpo:coded], rpo=False)
         origin = torch.cat(
@@ -194,11 +169,11 @@ def train_restorer(
         )
         tone[:rpo] = tones(x[:rpo])
         with torch.autocast(device.type, torch.bfloat16):
-            restored = model(x, prompter(labels), origin, tone)
+            restored = model(x, task, origin, tone)
         each, mse = restoration_loss(restored, clean)
         psnr = decibels(mse)
         each = each + grid_error(restored - clean)
-        return (importance(each, owner) * each).mean(), {
+        return (importance(each, task) * each).mean(), {
             "rpo": psnr[:rpo].mean(),
             "rdo": psnr[rpo:coded].mean(),
             "uncoded": psnr[coded:].mean(),
@@ -209,15 +184,16 @@ def train_restorer(
         for i in range(0, len(seen), 11):
             part = slice(i, i + 11)
             with torch.autocast(device.type, torch.bfloat16):
-                restored = estimate(model, seen[part], prompter.named[truth[part]], seen_tones[part])
+                restored = estimate(model, seen[part], truth[part], seen_tones[part])
             errors.append((restored - wanted[part]).square().mean((1, 2, 3)))
         return psnr_by_class(torch.cat(errors), truth)
 
     before = psnr_by_class((seen - wanted).square().mean((1, 2, 3)), truth)
     options.report("held-out input: " + "  ".join(f"{k} {v:.2f}" for k, v in before.items()))
     restorer = restorer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    restorer.requires_grad_(True)
-    restorer.prompts.copy_(prompter.named)
+    train_only(restorer, (restorer.specialists if specialists_only else restorer).parameters())
+    with torch.no_grad():
+        restorer.prompts.copy_(guide.prompts())
     run = Run(restorer, options, loss, evaluate, beside=importance.error)
     degraded.draw_anew(options.seed + run.step)
     trained = run.to_the_end()
