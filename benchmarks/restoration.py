@@ -18,14 +18,12 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from torch import Tensor
 
 from llicm_cli import pipeline
 from llicm_cli.bench.metrics import psnr, ssim
 from llicm_cli.bench.sets import PictureSet, find_pictures
-from llicm_cli.coding import to_bytes, to_unit
 from llicm_cli.image_io import open_rgb
-from llicm_cli.models.restorer import source, tones
+from llicm_cli.models.restorer import source
 from llicm_cli.models.weights import load_codec, load_guide, load_restorer
 from llicm_cli.pipeline import to_image, to_pixels
 from llicm_cli.tasks import CLASSES, CLEAN, TASKS
@@ -108,11 +106,9 @@ def measure(
 
 
 @torch.inference_mode()
-def _restored(x: Tensor, task: int) -> Image.Image:
-    height, width = x.shape[1:]
-    tone = tones(x[None])
-    x = torch.nn.functional.pad(x[None], (0, -width % 16, 0, -height % 16), mode="replicate")
-    return to_image(to_bytes(load_restorer()(x, torch.tensor([task]), NOWHERE, tone)[0, :, :height, :width]))
+def _restored(picture: Image.Image, named: str) -> Image.Image:
+    """As by ``enhance``, of any class: clean is no task there."""
+    return to_image(pipeline._restore(to_pixels(picture), (named,), 1.0, 1, NOWHERE)[0])
 
 
 @app.command()
@@ -133,15 +129,15 @@ def guide(
         task = SETS[name][1]
         if task == CLEAN:
             continue
-        right_one = CLASSES.index(task)
+        right_one = TASKS.index(task)
         rows = []
         for i, (wrong, right) in enumerate(_pairs(root, name)):
             if i % every:
                 continue
-            x, named = to_unit(to_pixels(wrong)), pipeline.likeliest(pipeline.inspect(wrong))
-            other = (right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)
-            told = {"right task": right_one, "likeliest class": CLASSES.index(named), "wrong task": other}
-            rows.append([psnr(_restored(x, told_task), right) for told_task in told.values()])
+            named = pipeline.likeliest(pipeline.inspect(wrong))
+            other = TASKS[(right_one + 1 + i % (len(TASKS) - 1)) % len(TASKS)]
+            told = {"right task": task, "likeliest class": named, "wrong task": other}
+            rows.append([psnr(_restored(wrong, what), right) for what in told.values()])
         means = [round(float(v), 3) for v in np.mean(rows, axis=0)]
         results["psnr"][name] = dict(zip(told, means, strict=True))
         typer.echo(f"{name}: {results['psnr'][name]}", err=True)

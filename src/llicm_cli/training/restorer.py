@@ -145,8 +145,7 @@ def train_restorer(
     torch.manual_seed(options.seed)
     dice = Dice(options.seed)
     degraded = DegradedCrops(Crops(train, HERE, LARGEST, options.seed), dice, pairs, DECKS, shown)
-    codec, guide = codec.to(device).eval(), guide.to(device).eval()
-    importance = ClassWeights(device)
+    codec, importance = codec.to(device).eval(), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
 
     @functools.cache
