@@ -246,9 +246,9 @@ def restorer(
     mean_with: Annotated[
         list[Path] | None, typer.Option(help="Go on from the mean of --start-from and this head; repeatable.")
     ] = None,
-    specialists_only: Annotated[
-        bool, typer.Option("--specialists-only", help="What serves all tasks stays as it is.")
-    ] = False,
+    specialist: Annotated[
+        list[str] | None, typer.Option(help="Train only this finest level of the head; repeatable.")
+    ] = None,
     codec: CodecFile = None,
     guide: GuideFile = None,
 ) -> None:
@@ -262,13 +262,16 @@ def restorer(
                   muon_rate, adam_rate, ema_decay, seed, workers) as options:  # fmt: skip
         import torch
 
-        from llicm_cli.models.restorer import Restorer, RestorerConfig
+        from llicm_cli.models.restorer import SPECIALISTS, Restorer, RestorerConfig
         from llicm_cli.models.weights import load_codec, load_guide, load_restorer, network_file
         from llicm_cli.training.data import find_photos, split
         from llicm_cli.training.degraded import parse_pairs
         from llicm_cli.training.loop import meet, take_over
         from llicm_cli.training.restorer import CROPS, train_restorer
 
+        chosen = list(dict.fromkeys(specialist or []))
+        if not SPECIALISTS.keys() >= set(chosen):
+            raise UsageError(f"--specialist is one of {', '.join(SPECIALISTS)}")
         photos = split(find_photos(data))
         real = parse_pairs(pairs or [], CROPS[-1][1])
         eyes = load_guide(guide)
@@ -279,11 +282,11 @@ def restorer(
         if mean_with:
             meet(model, [load_restorer(path) for path in mean_with])
         frozen = eyes, load_codec(codec).codec
-        model, run = train_restorer(model, *frozen, *photos, real, options, specialists_only)
+        model, run = train_restorer(model, *frozen, *photos, real, options, chosen)
     _write_card(
         "restorer", output, network_file("restorer.", model, model.config), options, run, data,
         photos, model.config, model, start_from, "rms error and its grid, weighed by class",
-        guide=eyes.id, pairs=[card.short(p) for p in pairs or []], specialists_only=specialists_only,
+        guide=eyes.id, pairs=[card.short(p) for p in pairs or []], specialists=chosen,
         **({"mean_with": [card.brief(path) for path in mean_with]} if mean_with else {}),
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ a faint grid in flat parts long before it shows in the squared error.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -46,9 +46,9 @@ LARGEST = AROUND * CROPS[-1][1]
 CROP = 128  # what ``batch`` counts; steps with other crops take as many pixels
 RDO_SHARE, RPO_SHARE = 0.25, 0.25  # of the pictures; the others are not coded
 DECK = (  # what gains most from more samples comes up more often
-    *CLASSES, *6 * ("denoise",), *4 * ("derain", "dehaze", "deblur"), "deraindrop",
+    *CLASSES, *6 * ("denoise",), *4 * ("derain", "dehaze", "deblur"), "deraindrop", "deshadow", "lowlight",
 )  # fmt: skip
-DECKS = [[name for name in DECK if name in classes] for classes in SPECIALISTS.values()]
+DECKS = {one: [name for name in DECK if name in classes] for one, classes in SPECIALISTS.items()}
 LEAST_ERROR = 0.02  # no class counts more than one of this root mean squared error
 LEAST_SQUARE = 1e-6  # added to squared errors: the root of zero has no gradient
 VALIDATION_EACH, VALIDATION_CROP = 12, 192
@@ -124,7 +124,7 @@ def train_restorer(
     validation: list[Path],
     pairs: dict[str, Pairs],
     options: Options,
-    specialists_only: bool,
+    specialists: Sequence[str] = (),
 ) -> tuple[Restorer, Run]:
     """Run the stage.
 
@@ -136,7 +136,7 @@ def train_restorer(
         validation: photographs for the figures in the log.
         pairs: real degraded pictures.
         options: see ``Options``; ``batch`` counts crops of ``CROP`` pixels a side.
-        specialists_only: what serves all tasks stays as it is.
+        specialists: the only ones to train, while all else stays as it is; none: all of the head.
 
     Returns:
         The averaged head and the run that made it.
@@ -144,7 +144,8 @@ def train_restorer(
     device = options.device
     torch.manual_seed(options.seed)
     dice = Dice(options.seed)
-    degraded = DegradedCrops(Crops(train, HERE, LARGEST, options.seed), dice, pairs, DECKS, shown)
+    decks = [DECKS[one] for one in specialists or SPECIALISTS]
+    degraded = DegradedCrops(Crops(train, HERE, LARGEST, options.seed), dice, pairs, decks, shown)
     codec, importance = codec.to(device).eval(), ClassWeights(device)
     seen, wanted, truth, seen_tones = held_out_batch(validation, device, VALIDATION_EACH, VALIDATION_CROP)
 
@@ -190,7 +191,8 @@ def train_restorer(
     before = psnr_by_class((seen - wanted).square().mean((1, 2, 3)), truth)
     options.report("held-out input: " + "  ".join(f"{k} {v:.2f}" for k, v in before.items()))
     restorer = restorer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_only(restorer, (restorer.specialists if specialists_only else restorer).parameters())
+    learning = [restorer.specialists[one] for one in specialists] or [restorer]
+    train_only(restorer, (parameter for part in learning for parameter in part.parameters()))
     with torch.no_grad():
         restorer.prompts.copy_(guide.prompts())
     run = Run(restorer, options, loss, evaluate, beside=importance.error)
