@@ -269,6 +269,12 @@ def test_malformed_pairs_are_wrong_usage(llicm: Llicm, photos: Path, tmp_path: P
     assert result.code == 2 and "TASK=FOLDER" in result.stderr
 
 
+def test_an_unknown_specialist_is_wrong_usage(llicm: Llicm, photos: Path, tmp_path: Path):
+    command = ["train", "restorer", photos, "-o", tmp_path / "x.safetensors", "--steps", 1]
+    result = llicm(*command, "--checkpoint", tmp_path / "r.pt", "--specialist", "blur", "--specialist", "fog")
+    assert result.code == 2 and "haze" in result.stderr and not list(tmp_path.iterdir())
+
+
 def test_a_mean_needs_a_start(llicm: Llicm, photos: Path, tmp_path: Path):
     command = ["train", "restorer", photos, "-o", tmp_path / "x.safetensors", "--steps", 1]
     result = llicm(*command, "--mean-with", tmp_path / "head.safetensors")
