@@ -15,7 +15,7 @@ from conftest import SMALL, Result, photograph
 from PIL import Image
 
 from llicm_cli.bench.metrics import SQUEEZENET_FILE
-from llicm_cli.degrade import Dice, exposure, unreduced
+from llicm_cli.degrade import Dice, behind_haze, exposure, unreduced
 from llicm_cli.errors import InputError, UsageError
 from llicm_cli.models.guide import compact_guide
 from llicm_cli.models.perceptual import SqueezeNetDistance
@@ -237,8 +237,10 @@ def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(
     assert all(any(torch.equal(truth, picture) for truth in clean) for picture in rendered)
 
 
-@pytest.mark.parametrize(("task", "how"), [("denoise", unreduced), ("derain", exposure), ("clean", exposure)])
-def test_the_head_sees_softer_photographs_before_noise_alone(task: str, how):
+@pytest.mark.parametrize(
+    ("task", "how"), [("denoise", unreduced), ("dehaze", behind_haze), ("derain", exposure)]
+)
+def test_the_head_sees_softer_photographs_before_noise_and_darker_ones_behind_haze(task: str, how):
     x = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(shown(x, task, Dice(seed)), how(x, Dice(seed))) for seed in range(4))
 

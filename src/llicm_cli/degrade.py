@@ -146,13 +146,13 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
         return x + dice.normal(*x.shape) * (x / photons).sqrt()
     curved = dice.chance(0.5)
     light = (0.5 - torch.sin(torch.asin(1 - 2 * x) / 3) if curved else x) ** GAMMA
-    grain = _sensor_noise(light, dice, dice.log_between(3e-4, 2e-2), dice.log_between(1e-3, 2.5e-2)) - light
+    grain = _sensor_noise(light, dice, dice.log_between(1e-4, 2e-2), dice.log_between(6e-4, 2.5e-2)) - light
     gains = (dice.between(1.0, 1.7), 1.0, dice.between(1.0, 1.7))
     grain = grain * torch.tensor(gains)[:, None, None]
     if dice.chance(0.85):
         grey = grain.mean(0, keepdim=True)
-        colour = _smoothed(grain - grey, dice.log_between(0.8, 3.5)) * dice.between(0, 0.8)
-        grain = _smoothed(grey, dice.between(0.5, 1.1)) * dice.between(0.6, 1.0) + colour
+        colour = _smoothed(grain - grey, dice.log_between(0.8, 5)) * dice.between(0, 0.8)
+        grain = _smoothed(grey, dice.between(0.5, 1.4)) * dice.between(0.6, 1.0) + colour
     y = (light + grain).clamp(0, 1) ** (1 / GAMMA)
     y = y.square() * (3 - 2 * y) if curved else y
     return _jpeg(y, dice.integer(75, 97), 2 if dice.chance(0.5) else 0) if dice.chance(0.4) else y
@@ -214,10 +214,13 @@ def depth_map(x: Tensor, dice: Dice) -> Tensor:
 
 
 def haze(x: Tensor, dice: Dice) -> Tensor:
-    """The atmospheric scattering model (Koschmieder): I = J t + A (1 - t), t = exp(-beta depth)."""
+    """The atmospheric scattering model (Koschmieder): I = J t + A (1 - t), t = exp(-beta depth); half of the
+    haze is white (A = 1)."""
     near = dice.between(0.0, 0.25)
     depth = near + (1 - near) * depth_map(x, dice) ** dice.log_between(0.7, 2.8)
     t = torch.exp(-dice.between(0.5, 2.2) * depth)
+    if dice.chance(0.5):
+        return x * t + (1 - t)
     tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), dtype=x.dtype)
     air = 1 - dice.between(0, 0.55) ** 2 + tint  # mostly near white
     return x * t + air * (1 - t)
@@ -404,11 +407,16 @@ def exposure(x: Tensor, dice: Dice) -> Tensor:
     return x ** dice.log_between(0.8, 2.0)
 
 
+def behind_haze(x: Tensor, dice: Dice) -> Tensor:
+    """The same scene as a camera shows it that is exposed for the haze before it: darker; shapes and ranges
+    as for ``rendering``."""
+    return x ** dice.log_between(1.0, 2.4)
+
+
 def unreduced(x: Tensor, dice: Dice) -> Tensor:
-    """The same scene as it leaves a camera: in other light, and often softer than a reduced photograph, by
-    lens and demosaicing; shapes and ranges as for ``rendering``."""
-    y = exposure(x, dice)
-    return convolve(y, _gaussian(dice.between(0.4, 1.0))).clamp(0, 1) if dice.chance(0.7) else y
+    """The same scene as it leaves a camera: in other light, and softer than a reduced photograph, by lens and
+    demosaicing; shapes and ranges as for ``rendering``."""
+    return convolve(exposure(x, dice), _gaussian(dice.between(0.5, 1.2))).clamp(0, 1)
 
 
 def rendering(x: Tensor, dice: Dice) -> Tensor:
