@@ -238,9 +238,10 @@ def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(
 
 
 @pytest.mark.parametrize(
-    ("task", "how"), [("denoise", unreduced), ("dehaze", behind_haze), ("derain", exposure)]
+    ("task", "how"),
+    [("denoise", unreduced), ("deblur", unreduced), ("dehaze", behind_haze), ("derain", exposure)],
 )
-def test_the_head_sees_softer_photographs_before_noise_and_darker_ones_behind_haze(task: str, how):
+def test_the_head_sees_softer_photographs_before_noise_and_blur_and_darker_ones_behind_haze(task: str, how):
     x = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(shown(x, task, Dice(seed)), how(x, Dice(seed))) for seed in range(4))
 

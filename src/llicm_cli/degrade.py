@@ -239,7 +239,7 @@ def low_light(x: Tensor, dice: Dice) -> Tensor:
 
 def _shake(dice: Dice) -> Tensor:
     """The path of a shaken camera: a smooth random walk, as a kernel of sum 1."""
-    length, steps = dice.log_between(3, 26), 64
+    length, steps = dice.log_between(3, 40), 64
     turn = np.cumsum(dice.numbers.normal(0, dice.log_between(0.005, 0.25), steps))
     heading = dice.between(0, 2 * math.pi) + turn
     path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)]), 1) * length / steps

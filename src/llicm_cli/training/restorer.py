@@ -5,9 +5,9 @@ they were coded, as objective rpo does: of them the head sees what its own resto
 left. A step shows one specialist what it is there for. Many small crops come first: what the head learns
 early takes many different samples, not many pixels (at equal cost, 306 steps of 48 crops of 64x64 denoised
 1.9 dB better than 335 steps of 12 crops of 128x128). Half of the photographs are shown in other light:
-without dark scenes the head leaves what lies behind haze too bright. Those before noise are softer, too:
-from photographs that were reduced, sharper than what leaves a camera, it learns to take the grain of a camera
-for texture.
+without dark scenes the head leaves what lies behind haze too bright. Those before noise and blur are softer,
+too: from photographs that were reduced, sharper than what leaves a camera, it learns to take the grain of a
+camera for texture, and to invent fine detail.
 
 The loss is the root mean squared error of every crop. Its gradient is as large for a crop that is nearly
 right as for one that is far off (with the logarithm of the squared error, crops that need little dominate),
@@ -55,8 +55,9 @@ VALIDATION_EACH, VALIDATION_CROP = 12, 192
 
 
 def shown(x: Tensor, task: str, dice: Dice) -> Tensor:
-    """A photograph, (3, H, W) in 0..1, in other light; softer before noise, darker behind haze."""
-    return {"denoise": unreduced, "dehaze": behind_haze}.get(task, exposure)(x, dice)
+    """A photograph, (3, H, W) in 0..1, in other light; softer before noise and blur, darker behind haze."""
+    how = {"deblur": unreduced, "dehaze": behind_haze, "denoise": unreduced}.get(task, exposure)
+    return how(x, dice)
 
 
 def estimate(head: nn.Module, x: Tensor, task: Tensor, tone: Tensor) -> Tensor:
