@@ -136,7 +136,7 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
     """Gaussian noise, of every channel or of brightness alone, Poisson noise, or the noise of a camera:
     signal-dependent in linear light, in red and blue more than in green (white balance), smoothed by
     demosaicing, in colour more than in brightness, seen through a plain or an S-shaped tone curve (Brooks et
-    al., CVPR 2019), often JPEG-coded."""
+    al., CVPR 2019), mostly JPEG-coded."""
     kind = dice.numbers.random()
     if kind < 0.38:
         channels = 1 if dice.chance(0.2) else 3
@@ -151,11 +151,11 @@ def noise(x: Tensor, dice: Dice) -> Tensor:
     grain = grain * torch.tensor(gains)[:, None, None]
     if dice.chance(0.85):
         grey = grain.mean(0, keepdim=True)
-        colour = _smoothed(grain - grey, dice.log_between(0.8, 5)) * dice.between(0, 0.8)
+        colour = _smoothed(grain - grey, dice.log_between(1.2, 3.5)) * dice.between(0, 1.1)
         grain = _smoothed(grey, dice.between(0.5, 1.4)) * dice.between(0.6, 1.0) + colour
     y = (light + grain).clamp(0, 1) ** (1 / GAMMA)
     y = y.square() * (3 - 2 * y) if curved else y
-    return _jpeg(y, dice.integer(75, 97), 2 if dice.chance(0.5) else 0) if dice.chance(0.4) else y
+    return _jpeg(y, dice.integer(75, 97), 2 if dice.chance(0.5) else 0) if dice.chance(0.7) else y
 
 
 def _streaks(dice: Dice, height: int, width: int, angle: float, strong: bool) -> Tensor:
