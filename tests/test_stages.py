@@ -239,7 +239,13 @@ def test_half_of_the_photographs_are_rendered_anew_input_and_truth_alike(
 
 @pytest.mark.parametrize(
     ("task", "how"),
-    [("denoise", unreduced), ("deblur", unreduced), ("dehaze", behind_haze), ("derain", exposure)],
+    [
+        ("denoise", unreduced),
+        ("deblur", unreduced),
+        ("dehaze", behind_haze),
+        ("derain", exposure),
+        ("clean", exposure),
+    ],
 )
 def test_the_head_sees_softer_photographs_before_noise_and_blur_and_darker_ones_behind_haze(task: str, how):
     x = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0))

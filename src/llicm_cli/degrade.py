@@ -219,10 +219,10 @@ def haze(x: Tensor, dice: Dice) -> Tensor:
     near = dice.between(0.0, 0.25)
     depth = near + (1 - near) * depth_map(x, dice) ** dice.log_between(0.7, 2.8)
     t = torch.exp(-dice.between(0.5, 2.2) * depth)
-    if dice.chance(0.5):
-        return x * t + (1 - t)
-    tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), dtype=x.dtype)
-    air = 1 - dice.between(0, 0.55) ** 2 + tint  # mostly near white
+    air = torch.ones(3, 1, 1)
+    if not dice.chance(0.5):  # near white, tinted
+        tint = torch.tensor(dice.numbers.uniform(-0.03, 0.03, (3, 1, 1)), dtype=x.dtype)
+        air = air - dice.between(0, 0.55) ** 2 + tint
     return x * t + air * (1 - t)
 
 

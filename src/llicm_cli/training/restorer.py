@@ -125,7 +125,7 @@ def train_restorer(
     validation: list[Path],
     pairs: dict[str, Pairs],
     options: Options,
-    specialists: Sequence[str] = (),
+    specialists: Sequence[str],
 ) -> tuple[Restorer, Run]:
     """Run the stage.
 
