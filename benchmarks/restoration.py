@@ -1,7 +1,9 @@
-"""Restoration without compression: PSNR and SSIM, input and output; and whether the guide matters.
+"""Restoration without compression: PSNR and SSIM, input and output; whether the guide matters; and whether
+what the head changes is of the right size.
 
     python benchmarks/restoration.py measure ROOT -o results.json [--set rain100l ...]
     python benchmarks/restoration.py guide ROOT -o guide.json
+    python benchmarks/restoration.py calibration ROOT [--set cc15_realnoise ...]
     python benchmarks/restoration.py table results.json guide.json
 
 ROOT holds the test sets as folders, see ``SETS``; synthetic ones are made of clean pictures, seeds from 0.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 from llicm_cli import pipeline
 from llicm_cli.bench.metrics import psnr, ssim
@@ -156,6 +160,47 @@ def guide(
             **{c: round(float(np.mean([h for k, h in found if k == i])), 4) for i, c in enumerate(CLASSES)},
         }
     output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _bands(picture: np.ndarray) -> list[np.ndarray]:
+    """(height, width, 3) -> four parts that add up to it: differences of means over 1, 3, 9 and 27 pixels a
+    side, fine to coarse, and the last mean."""
+    means = [picture, *(uniform_filter(picture, (size, size, 0)) for size in (3, 9, 27))]
+    return [fine - coarse for fine, coarse in pairwise(means)] + means[-1:]
+
+
+def _factor(wanted: np.ndarray, change: np.ndarray) -> float:
+    """What times the change is nearest to the wanted one (least squares); NaN if nothing is changed."""
+    energy = float(np.square(change).mean())
+    return float((wanted * change).mean()) / energy if energy else float("nan")
+
+
+@app.command()
+def calibration(
+    root: Path,
+    only: Annotated[list[str] | None, typer.Option("--set", help="Which sets (default all).")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th picture.")] = 1,
+) -> None:
+    """Print the factor that the head's change lacks, with the task named, as a whole and in four parts from
+    fine to coarse; and the mean of output - truth in levels. 1 and 0 are right."""
+    typer.echo("| set | pictures | factor | lowest, highest | by parts, fine to coarse | output - truth |")
+    typer.echo("|" + "---|" * 6)
+    for name in only or [name for name, (_, task, _) in SETS.items() if task != CLEAN]:
+        rows = []
+        for wrong, right in islice(_pairs(root, name), 0, None, every):
+            restored = pipeline.enhance(wrong, SETS[name][1])
+            shown, truth, output = (
+                np.asarray(picture.convert("RGB"), float) for picture in (wrong, right, restored)
+            )
+            wanted, change = truth - shown, output - shown
+            parts = map(_factor, _bands(wanted), _bands(change))
+            rows.append([_factor(wanted, change), (output - truth).mean(), *parts])
+        factor, bias, *parts = np.nanmean(rows, axis=0)
+        low, high = np.nanquantile(rows, (0, 1), axis=0)[:, 0]
+        by_parts = ", ".join(f"{part:.2f}" for part in parts)
+        typer.echo(
+            f"| {name} | {len(rows)} | {factor:.2f} | {low:.2f}, {high:.2f} | {by_parts} | {bias:+.1f} |"
+        )
 
 
 @app.command()

@@ -98,7 +98,7 @@ def main(photos: Path, device: str = "cpu", batch: int = 9, workers: int = 2) ->
         measure("codec, compiled", coder, codec_loss, options, coder.codec)
     measure("head", Restorer(RestorerConfig()), head_loss, options)
 
-    degraded = DegradedCrops(Crops(paths, HERE, 256, 0), Dice(0), decks=DECKS, render=shown)
+    degraded = DegradedCrops(Crops(paths, HERE, 256, 0), Dice(0), decks=list(DECKS.values()), render=shown)
     made = degraded.batches(16, 128, 2, workers, seed=0)
     for _ in range(4 * workers):
         next(made)  # so many are made ahead

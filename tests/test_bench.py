@@ -19,6 +19,7 @@ import torch
 from conftest import Result, photograph
 from PIL import Image, ImageFilter
 
+from llicm_cli import pipeline
 from llicm_cli.bench import codecs, metrics
 from llicm_cli.bench.curves import Points, bd_rate, bootstrapped, quality
 from llicm_cli.bench.measure import Plan, decoded, encoded, load_results
@@ -251,6 +252,17 @@ def test_a_fingerprint_tells_pictures_degradations_and_metric_files_apart(
     assert len({fingerprint("a"), *others}) == 4
 
 
+def test_a_grey_picture_is_degraded_as_by_degrade(picture: Image.Image, tmp_path: Path):
+    grey, path = picture.convert("L"), tmp_path / "1.png"
+    grey.save(path)
+    wrong, right = PictureSet(tmp_path, "denoise", seed=3).pair(path)
+    assert np.array_equal(wrong, pipeline.degrade(grey, "denoise", 3).convert("RGB"))
+    assert np.array_equal(right, grey.convert("RGB"))
+    noisy, _ = PictureSet(tmp_path, "denoise", sigma=25).pair(path)
+    red, green, blue = map(np.asarray, noisy.split())
+    assert np.array_equal(red, green) and np.array_equal(red, blue)
+
+
 def test_features_that_take_other_pictures_are_refused(squeezenet: Path, tmp_path: Path):
     weights = safetensors.torch.load_file(squeezenet / metrics.SQUEEZENET_FILE)
     safetensors.torch.save_file(weights, tmp_path / metrics.SQUEEZENET_FILE)
@@ -394,6 +406,7 @@ def test_what_are_no_published_curves_is_refused(tmp_path: Path, curves: object)
         (("report", "{photos}/coffee.png"), 3, "coffee.png: not JSON"),
         (("report", "{photos}/none.json"), 3, "none.json: No such file"),
         (("report", "{odd}"), 3, "odd.json: no results"),
+        (("rd", "{photos}", "-o", "{empty}", "--codec", "jpeg"), 6, "empty: is a folder"),
     ],
 )
 def test_wrong_benchmarks_end_in_one_line(

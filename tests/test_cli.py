@@ -560,15 +560,23 @@ def test_an_interrupt_ends_with_130(picture: Path, command: str):
     assert names(picture.parent) == ["photo.png"]
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RuntimeError("oops"), 1, "oops"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 3, "more memory than"),
+        (MemoryError(), 3, "more memory than"),
+    ],
+)
 def test_a_fault_of_ours_stops_neither_the_others_nor_says_more_than_a_line(
-    llicm: Llicm, picture: Path, monkeypatch: pytest.MonkeyPatch
+    llicm: Llicm, picture: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, words: str
 ):
     def faulty(*_: object) -> bytes:
-        raise RuntimeError("oops")
+        raise error
 
     monkeypatch.setattr("llicm_cli.pipeline.encode", faulty)
     result = llicm("encode", picture)
-    assert result.code == 1 and "oops" in one_line(result)
+    assert result.code == code and words in one_line(result)
 
 
 def test_a_name_that_no_file_can_have(llicm: Llicm, picture: Path, tmp_path: Path):

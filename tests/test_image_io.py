@@ -61,6 +61,13 @@ def test_palette(crop: Image.Image):
     assert np.array_equal(image, palette.convert("RGB"))
 
 
+def test_a_palette_of_several_transparencies(crop: Image.Image, recwarn: pytest.WarningsRecorder):
+    palette = crop.quantize(32)
+    image, losses = read_image(saved(palette, "PNG", transparency=bytes(range(0, 256, 8))))
+    assert image.mode == "RGBA" and losses == [] and not recwarn.list
+    assert np.array_equal(image.getchannel("A"), 8 * np.asarray(palette))
+
+
 def test_one_bit_and_grey_palette_become_grey(crop: Image.Image):
     for picture in (crop.convert("1"), crop.convert("L").convert("P")):
         image, _ = read_image(saved(picture, "PNG"))

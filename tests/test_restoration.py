@@ -120,22 +120,6 @@ def test_specialists_differ_and_only_ones_own_matters(shaken_head: Restorer):
             assert same == (name != "dehaze")
 
 
-def test_a_head_of_before_the_specialists_is_everybodys(shaken_head: Restorer):
-    """Names of version 0.18: one finest level for all, and no folders within blocks."""
-    state = {}
-    for name, value in shaken_head.state_dict().items():
-        if not name.startswith("specialists.") or name.startswith("specialists.haze."):
-            name = name.removeprefix("specialists.haze.")
-            state[name.replace(".films.", ".").replace(".block.", ".")] = value
-    head, x = Restorer(RestorerConfig()).eval(), torch.rand(1, 3, 32, 32)
-    head.load_state_dict(state)
-    haze = torch.tensor([CLASSES.index("dehaze")])
-    with torch.no_grad():
-        assert torch.equal(head(x, haze, NOWHERE, GREY), shaken_head(x, haze, NOWHERE, GREY))
-    everybody = zip(*(one.parameters() for one in head.specialists.values()), strict=True)
-    assert all(torch.equal(part, parts[0]) for parts in everybody for part in parts)
-
-
 def test_source_tells_objective_and_rate_only_of_coded_pictures():
     t = torch.tensor([0.25, 0.5])
     assert source(True, True, t).tolist() == [[1, 1, 0.25], [1, 1, 0.5]]
@@ -234,7 +218,20 @@ def test_auto_does_what_the_guide_is_sure_of_and_nothing_else(
     noisy.save(file)
     for strength, told in ((1, not done), (0, False)):
         result = llicm("enhance", file, "-o", out, "--overwrite", "--strength", strength)
-        assert (result.code, "left as it was" in result.stderr) == (0, told)
+        assert (result.code, "left it as it was" in result.stderr) == (0, told)
+
+
+def test_auto_among_other_tasks_says_what_it_did(
+    noisy: Image.Image, monkeypatch: pytest.MonkeyPatch, llicm: Llicm, tmp_path: Path
+):
+    monkeypatch.setattr(pipeline, "_seen", lambda x: dict.fromkeys(CLASSES, 0.0) | {"clean": 1.0})
+    restored = llicm_cli.enhance(noisy, "auto,denoise")
+    assert " did=none,denoise " in restored.info["llicm"]
+    assert restored.tobytes() == llicm_cli.enhance(noisy, "denoise").tobytes()
+    noisy.save(tmp_path / "noisy.png")
+    assert (
+        "auto left it as it was" in llicm("enhance", tmp_path / "noisy.png", "--task", "auto,denoise").stderr
+    )
 
 
 def test_auto_never_leaves_a_stream_alone_that_was_made_to_be_restored(

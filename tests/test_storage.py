@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llicm_cli.errors import OutputError
-from llicm_cli.storage import write_file
+from llicm_cli.storage import write_file, write_files
 
 SLOW_DISK = """
 import os, signal, sys
@@ -47,6 +47,17 @@ def test_what_another_program_writes_meanwhile_is_not_replaced(
     assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path]
     write_file(path, b"ours", overwrite=True)
     assert path.read_bytes() == b"ours" and list(tmp_path.iterdir()) == [path]
+
+
+def test_of_files_that_belong_together_all_are_written_or_none(tmp_path: Path):
+    paths = tmp_path / "a", tmp_path / "nowhere" / "b"
+    paths[0].write_bytes(b"before")
+    with pytest.raises(OutputError, match="does not exist"):
+        write_files(dict.fromkeys(paths, b"after"), overwrite=True)
+    assert paths[0].read_bytes() == b"before" and list(tmp_path.iterdir()) == [paths[0]]
+    paths[1].parent.mkdir()
+    write_files(dict.fromkeys(paths, b"after"), overwrite=True)
+    assert [path.read_bytes() for path in paths] == [b"after"] * 2
 
 
 def test_where_no_links_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -655,6 +655,7 @@ def test_damaged_weights_are_one_clear_error(tmp_path: Path):
     for forged, settings, words in (
         (fewer, config, "1 tables where"),
         (scalar, config, "not vectors"),
+        ({k: v for k, v in tensors.items() if k != "scale_prior.log_table"}, config, "lacks 'log_table'"),
         (tensors, huge, "does not fit"),
     ):
         safetensors.torch.save_file(forged, path, {"config": json.dumps(settings)})

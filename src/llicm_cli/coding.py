@@ -62,7 +62,7 @@ Rows = Callable[[int, int], Tensor]
 
 
 def position(rate: int) -> Tensor:
-    """Place of a rate index on the codec's axis, (1,)."""
+    """Place, 0..1, of a rate index, 0 .. ``RATE_MAX``, on the codec's axis; (1,)."""
     return torch.tensor([rate / RATE_MAX])
 
 
@@ -265,9 +265,19 @@ class _Reader:
 def encode_pixels(
     model: CodecModel, rows: Rows, height: int, width: int, rate: int, rpo: bool, effort: int = 0
 ) -> tuple[bytes, int]:
-    """Code a picture of height x width pixels -> (payload, symbol checksum).
+    """Code a picture.
 
-    ``rpo``: whether that is the objective; ``effort``: rounds of ``refine.refine``.
+    Args:
+        model: the codec.
+        rows: where its pixels come from.
+        height: in pixels.
+        width: in pixels.
+        rate: index 0 .. ``RATE_MAX``.
+        rpo: whether that is the objective.
+        effort: rounds of ``refine.refine``, 0 for none.
+
+    Returns:
+        The payload, and the checksum of its symbols.
     """
     codec, t = model.codec, position(rate)
     h, w = -(-height // PATCH), -(-width // PATCH)

@@ -11,6 +11,9 @@ LlicmError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LlicmError(Exception):
     """Base of every error raised on purpose; the message is one line, for people."""
@@ -52,3 +55,12 @@ class TargetError(LlicmError):
     """The asked file size or rate cannot be reached within the range of lambda."""
 
     exit_code = 7
+
+
+@contextmanager
+def about(subject: object) -> Iterator[None]:
+    """Put before the message of any ``LlicmError`` within what it is about, most often a path."""
+    try:
+        yield
+    except LlicmError as error:
+        raise type(error)(f"{subject}: {error}") from error

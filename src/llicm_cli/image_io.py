@@ -17,7 +17,7 @@ import png
 from PIL import Image, ImageCms, PngImagePlugin
 
 from llicm_cli.bitstream import MAX_PIXELS, METADATA_LIMIT, size_problem
-from llicm_cli.errors import InputError, OutputError
+from llicm_cli.errors import InputError, OutputError, about
 from llicm_cli.storage import read_bytes
 
 INFO = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}  # our names of metadata: Pillow's in ``info``
@@ -106,12 +106,16 @@ def is_picture(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in formats and path.is_file()
 
 
+def open_opaque(path: Path) -> Image.Image:
+    """The pixels of a picture as L or RGB, without its metadata; raises InputError, which names the file."""
+    with about(path):
+        image = read_image(read_bytes(path), strip=True)[0]
+    return image.convert("L" if image.mode in ("L", "LA") else "RGB")
+
+
 def open_rgb(path: Path) -> Image.Image:
-    """The pixels of a picture as RGB, without its metadata; raises InputError, which names the file."""
-    try:
-        return read_image(read_bytes(path), strip=True)[0].convert("RGB")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    """``open_opaque``, as RGB."""
+    return open_opaque(path).convert("RGB")
 
 
 def read_image(
@@ -401,7 +405,7 @@ def _is_grey(image: Image.Image, metadata: dict[str, bytes]) -> bool:
     """Whether a picture has no colour by its mode, or by its palette; not where a profile asks for RGB."""
     if image.mode not in ("P", "PA"):
         return image.mode in ("1", "L", "LA")
-    colours = image.convert("RGB").getcolors(256) or []
+    colours = image.convert("RGBA").convert("RGB").getcolors(256) or []
     grey = all(r == g == b for _, (r, g, b) in colours)  # type: ignore[misc]
     return grey and metadata.get("icc", b"")[16:20] != ICC_SPACES["RGB"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from functools import partial
 
@@ -147,19 +148,21 @@ def _told(
     head: Restorer | None = None,
 ) -> str:
     """What made a picture: the program, the codec's model (none for a picture that was not coded), the tasks,
-    strength and passes of restoration, what was done where the guide was asked, and by which, and the head
-    that did it."""
+    strength and passes of restoration, what was done for each task where the guide was asked, and by which,
+    and the head that did it."""
     names = ",".join(tasks) or NONE
     told = f"version={__version__} model={model} task={names} strength={strength:g}"
-    if not tasks:
+    if not did:
         return told
-    asked = f" did={','.join(did) or NONE} guide={load_guide().id}" if AUTO in tasks else ""
+    asked = f" did={','.join(did)} guide={load_guide().id}" if AUTO in tasks else ""
     return f"{told} passes={passes}{asked} head={(head or load_restorer()).id}"
 
 
 def was_left_alone(image: Image.Image) -> bool:
-    """Whether ``auto`` found nothing to undo in what ``decode`` or ``enhance`` returned."""
-    return f"did={NONE}" in image.info["llicm"].split()
+    """Whether ``auto`` found nothing to undo in what ``decode`` or ``enhance`` returned (with ``auto`` among
+    several tasks: whether it did so at least once)."""
+    did = re.search(r"\bdid=(\S+)", image.info.get("llicm", ""))
+    return did is not None and NONE in did[1].split(",")
 
 
 def encode(
@@ -218,6 +221,9 @@ def encode_to_size(
         objective: as for ``encode``.
         task: as for ``encode``.
         effort: as for ``encode``; takes its time at every lambda that is tried.
+
+    Returns:
+        A complete stream, as ``encode`` does.
 
     Raises:
         UsageError: size is not positive, effort out of range, an unknown objective or task.
@@ -341,9 +347,9 @@ def _restore(
         filled = hole if task == "inpaint" else None
         seen = x if filled is None else torch.where(filled, 0, x)
         named = _decide(seen, made_to_be_restored=bool(origin[0, 1])) if task == AUTO else task
+        did.append(named or NONE)
         if named is None:
             continue
-        did.append(named)
         told = (torch.tensor([CLASSES.index(named)]), origin, tones(seen[None]))
         run = partial(_run_head, head, told, 1.0 if filled is not None else strength, passes)
         restored = in_tiles(seen, run, stride=STRIDE, reach=REACH if passes == 1 else REACH + STRIDE)

@@ -48,14 +48,14 @@ class Encoder:
         self._coder = _coder().BufferedRansEncoder()
 
     def put(self, symbols: Integers, tables: Integers) -> None:
-        """symbols: (N,) within +-``SYMBOL_LIMIT``; tables: (N,) the table of each."""
+        """symbols: (N,) within +-``SYMBOL_LIMIT``, else ValueError; tables: (N,) the table of each."""
         if len(symbols) and not -SYMBOL_LIMIT <= symbols.min() <= symbols.max() <= SYMBOL_LIMIT:
             raise ValueError(f"a symbol exceeds {SYMBOL_LIMIT}")
         self._count += len(symbols)
         self._coder.encode_with_indexes(symbols.tolist(), tables.tolist(), *self._lists)
 
     def finish(self) -> bytes:
-        """The coded stream."""
+        """The coded stream; raises ValueError where too few symbols were put."""
         if self._count < FEWEST_SYMBOLS:
             raise ValueError(f"fewer than {FEWEST_SYMBOLS} symbols cannot be coded")
         return bytes(self._coder.flush())
@@ -89,7 +89,7 @@ class Decoder:
         self._coder.set_stream(payload + bytes(4 * most + 15 * len(payload) + 4096))
 
     def take(self, tables: Integers) -> Integers:
-        """tables: (N,) the table of each symbol -> (N,) symbols."""
+        """tables: (N,) the table of each symbol -> (N,) symbols; raises ValueError beyond the bound."""
         self._left -= len(tables)
         if self._left < 0:
             raise ValueError("more symbols asked for than announced")

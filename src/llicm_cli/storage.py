@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,35 +26,44 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a whole file or nothing: a temporary file beside it, synced, then renamed.
+    """Write a whole file or nothing, see ``write_files``."""
+    write_files({path: data}, overwrite=overwrite)
+
+
+def write_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> None:
+    """Write files that belong together, whole or not at all: temporary files beside them, synced, then
+    renamed.
 
     A symbolic link is followed; a device or pipe is written to as it is.
 
     Raises:
-        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+        OutputError: one exists and ``overwrite`` is false, or cannot be written.
     """
-    check_output(path, overwrite=overwrite)
-    temporary = None
+    ready: dict[Path, Path] = {}  # temporary file: where it goes
     try:
-        if _is_device(path):
-            path.write_bytes(data)
-            return
-        path = path.resolve()
-        handle, name = tempfile.mkstemp(prefix=".llicm-", dir=path.parent)
-        temporary = Path(name)
-        _unfinished.add(temporary)
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):  # some file systems have no modes
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
-        if overwrite or not _linked(temporary, path):
-            temporary.replace(path)
+        for path, data in contents.items():
+            check_output(path, overwrite=overwrite)
+            if _is_device(path):
+                path.write_bytes(data)
+                continue
+            path = path.resolve()
+            handle, name = tempfile.mkstemp(prefix=".llicm-", dir=path.parent)
+            temporary = Path(name)
+            ready[temporary] = path
+            _unfinished.add(temporary)
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(OSError):  # some file systems have no modes
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~UMASK)
+        for temporary, path in ready.items():
+            if overwrite or not _linked(temporary, path):
+                temporary.replace(path)
     except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
         raise OutputError(getattr(error, "strerror", None) or str(error)) from error
     finally:
-        if temporary is not None:
+        for temporary in ready:
             temporary.unlink(missing_ok=True)
             _unfinished.discard(temporary)
 

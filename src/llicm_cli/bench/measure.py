@@ -39,7 +39,7 @@ from llicm_cli import pipeline
 from llicm_cli.bench.codecs import OWN_HEAD, RESTORED_FIRST, RPO, Codec, choose, known
 from llicm_cli.bench.metrics import Measure, describe, meters, metric_files
 from llicm_cli.bench.sets import PictureSet
-from llicm_cli.errors import InputError, LlicmError, UsageError
+from llicm_cli.errors import InputError, LlicmError, UsageError, about
 from llicm_cli.models.restorer import Restorer
 from llicm_cli.models.weights import load_restorer
 from llicm_cli.storage import check_output, read_bytes, write_file
@@ -87,12 +87,11 @@ class Plan:
 
 def json_file(path: Path) -> Any:
     """What a JSON file holds; raises InputError."""
-    try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    with about(path):
+        try:
+            return json.loads(read_bytes(path))
+        except ValueError as error:
+            raise InputError("not JSON") from error
 
 
 def load_results(path: Path) -> dict[str, Any]:
@@ -102,6 +101,7 @@ def load_results(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no results of llicm bench")
     whole = all(key in results for key in IDENTITY)
     whole = whole and all(isinstance(results.get(key), dict) for key in ("reference", "codecs"))
+    whole = whole and all("pictures" in codec for codec in results["codecs"].values())
     if results["llicm_bench"] != LAYOUT or not whole:
         raise InputError(f"{path}: results of another version of this program")
     return results
@@ -109,7 +109,8 @@ def load_results(path: Path) -> dict[str, Any]:
 
 def store_results(path: Path, results: dict[str, Any]) -> None:
     """Write a results file, whole or not at all: one line a picture; raises OutputError."""
-    write_file(path, (_text(results) + "\n").encode(), overwrite=True)
+    with about(path):
+        write_file(path, (_text(results) + "\n").encode(), overwrite=True)
 
 
 def _text(value: Any, depth: int = 1) -> str:
@@ -283,7 +284,8 @@ def measure(
         InputError, ModelError, OutputError: as reading pictures, weights, and writing do; the first of them,
             and how many more there were, once all is done.
     """
-    check_output(output, overwrite=True)
+    with about(output):
+        check_output(output, overwrite=True)
     results, labels = _begin(plan, output, names, label)
     done = {shown: results["codecs"][shown]["pictures"] for shown in labels}
     if plan.kind == "rp":

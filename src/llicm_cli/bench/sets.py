@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from llicm_cli import pipeline
-from llicm_cli.errors import InputError, LlicmError, UsageError
-from llicm_cli.image_io import is_picture, open_rgb
+from llicm_cli.errors import InputError, UsageError, about
+from llicm_cli.image_io import is_picture, open_opaque, open_rgb
 from llicm_cli.tasks import CLEAN
 
 
@@ -31,7 +31,8 @@ class PictureSet:
 
     A folder with ``input`` and ``gt`` inside, of equal names, holds real pairs. Any other holds clean
     pictures: picture i becomes its own input (task ``clean``), or is degraded as ``llicm degrade --task TASK
-    --seed SEED+i`` does, or gets Gaussian noise of standard deviation ``sigma`` (0..255) with that seed.
+    --seed SEED+i`` does, or gets Gaussian noise of standard deviation ``sigma`` (0..255) with that seed, grey
+    on a grey picture.
     """
 
     folder: Path
@@ -62,7 +63,8 @@ class PictureSet:
 
     @property
     def paths(self) -> list[Path]:
-        """Its pictures, sorted by name; of ``limit`` the first ones of an even spread over all."""
+        """Its pictures, sorted by name; of ``limit`` the first ones of an even spread over all. Raises
+        InputError or UsageError as ``find_pictures``."""
         found = find_pictures(self.folder / "input" if self.paired else self.folder)
         if self.limit is None or self.limit >= len(found):
             return found
@@ -70,20 +72,18 @@ class PictureSet:
 
     def pair(self, path: Path) -> tuple[Image.Image, Image.Image]:
         """(input, ground truth) of one of ``paths``, both RGB; raises LlicmError."""
-        picture = open_rgb(path)
-        if self.task == CLEAN:
-            return picture, picture
         if self.paired:
-            truth = open_rgb(self.folder / "gt" / path.name)
+            picture, truth = open_rgb(path), open_rgb(self.folder / "gt" / path.name)
             if truth.size != picture.size:
                 raise InputError(f"{path}: input and ground truth differ in size")
             return picture, truth
+        picture = wrong = open_opaque(path)  # what disturbs a grey picture is grey too
         seed = self.seed + find_pictures(self.folder).index(path)
         if self.sigma is not None:
-            noise = np.random.default_rng(seed).normal(0, self.sigma, (picture.height, picture.width, 3))
-            noisy = np.clip(np.rint(np.asarray(picture) + noise), 0, 255).astype(np.uint8)
-            return Image.fromarray(noisy), picture
-        try:
-            return pipeline.degrade(picture, self.task, seed), picture
-        except LlicmError as error:
-            raise type(error)(f"{path}: {error}") from error
+            pixels = np.asarray(picture)
+            noisy = pixels + np.random.default_rng(seed).normal(0, self.sigma, pixels.shape)
+            wrong = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+        elif self.task != CLEAN:
+            with about(path):
+                wrong = pipeline.degrade(picture, self.task, seed)
+        return wrong.convert("RGB"), picture.convert("RGB")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llicm_cli.cli import console
-from llicm_cli.errors import UsageError
-from llicm_cli.storage import make_folder, write_file
+from llicm_cli.errors import UsageError, about
+from llicm_cli.storage import make_folder, write_files
 from llicm_cli.tasks import check_task
 
 if TYPE_CHECKING:
@@ -163,5 +163,6 @@ def report(
     make_folder(output)
     with console.progress("bench report") as tick:
         whole = page(sets, text, curves, pictures, head, tick)
-    write_file(output / "report.md", text.encode(), overwrite=True)
-    write_file(output / "report.html", whole.encode(), overwrite=True)
+    with about(output):
+        files = {output / "report.md": text.encode(), output / "report.html": whole.encode()}
+        write_files(files, overwrite=True)

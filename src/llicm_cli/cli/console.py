@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from llicm_cli.errors import OutputError
+from llicm_cli.errors import InputError, OutputError
 
 
 class _Stderr(Console):
@@ -31,7 +32,11 @@ def say(*lines: str) -> None:
 
 
 def fault(error: Exception, about: str = "") -> int:
-    """Say that an error came up which nobody planned for; returns the exit code."""
+    """Say that an error came up which nobody planned for; returns the exit code. A picture that takes more
+    memory than there is counts as one that cannot be read."""
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
+        say(f"llicm: {about}takes more memory than there is; fewer --jobs take less")
+        return InputError.exit_code
     if os.environ.get("LLICM_DEBUG"):
         raise error
     say(f"llicm: {about}internal fault: {type(error).__name__}: {error} (LLICM_DEBUG=1 shows more)")

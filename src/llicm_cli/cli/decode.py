@@ -54,7 +54,7 @@ def decode(
 
     def convert(data: bytes, source: Path, target: Path) -> bytes:
         image = pipeline.decode(data, task, strength, max_pixels, passes)
-        tell_if_left_alone(source, image, strength)
+        tell_if_left_alone(source, image)
         return picture_file(image, source, target, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -33,7 +33,7 @@ from llicm_cli.cli.files import (
     tell_if_left_alone,
 )
 from llicm_cli.cli.inspect import table
-from llicm_cli.errors import InputError, UsageError
+from llicm_cli.errors import UsageError, about
 from llicm_cli.image_io import read_image
 from llicm_cli.tasks import AUTO
 
@@ -41,10 +41,8 @@ SUFFIX = ".enhanced.png"
 
 
 def _read_mask(path: Path, max_pixels: int) -> Image.Image:
-    try:
+    with about(path):
         return read_image(read_input(path), max_pixels)[0]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _explain(source: Path, shares: dict[str, float]) -> None:
@@ -100,7 +98,7 @@ def enhance(
 
     def convert(data: bytes, source: Path, target: Path) -> bytes:
         image = restored(data, source)
-        tell_if_left_alone(source, image, strength)
+        tell_if_left_alone(source, image)
         return picture_file(image, source, target, strip=strip, deep=deep)
 
     process(inputs, outputs, convert, overwrite=overwrite, skip_existing=skip_existing, jobs=jobs)

@@ -46,7 +46,8 @@ Passes = Annotated[
     int,
     typer.Option(min=1, max=MOST_PASSES,
                  help="How often to restore, each time on a moved grid, to take the mean: 2 passes take "
-                 "twice as long and win 0.1 to 0.4 dB against noise (not in grey), rain, snow and holes."),
+                 "twice as long, win 0.2 to 0.3 dB against noise, light rain, snow, drops, JPEG blocks and "
+                 "holes, and lose 0.1 dB on noise in grey, 0.2 on heavy rain."),
 ]  # fmt: skip
 Strip = Annotated[
     bool, typer.Option("--strip", help="Drop metadata (ICC profile, EXIF, XMP) instead of keeping it.")
@@ -176,12 +177,12 @@ def picture_file(
     return data
 
 
-def tell_if_left_alone(source: Path, restored: Image.Image, strength: float) -> None:
-    """Say where ``auto`` was to do something, and nothing was done."""
+def tell_if_left_alone(source: Path, restored: Image.Image) -> None:
+    """Say where ``auto`` was to do something, and did nothing."""
     from llicm_cli.pipeline import was_left_alone
 
-    if strength and was_left_alone(restored):
-        words = "left as it was: the guide is sure of no degradation; inspect shows what it sees"
+    if was_left_alone(restored):
+        words = "auto left it as it was: the guide is sure of no degradation; inspect shows what it sees"
         console.say(f"llicm: {source}: {words}, --task TASK restores all the same")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llicm_cli.cli import console
-from llicm_cli.errors import OutputError, UsageError
+from llicm_cli.errors import UsageError, about
 from llicm_cli.storage import check_output, make_folder
 from llicm_cli.training import card
 
@@ -32,7 +32,11 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Checkpoint = Annotated[Path, typer.Option(help="State of the run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 SaveEvery = Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")]
-Batch = Annotated[int, typer.Option(min=1, help="Crops a step (fewer where crops grow).")]
+Batch = Annotated[
+    int,
+    typer.Option(min=1, help="Crops a step, of 192 pixels a side (128 for the restorer); as many pixels of "
+                 "other sizes."),
+]  # fmt: skip
 MuonRate = Annotated[float, typer.Option(min=0, help="Learning rate of dense kernels (Muon).")]
 AdamRate = Annotated[float, typer.Option(min=0, help="Learning rate of all else (AdamW).")]
 EmaDecay = Annotated[float, typer.Option(min=0, max=1, help="Decay of the averaged weights.")]
@@ -46,10 +50,10 @@ RealPairs = Annotated[
 ]
 StartFrom = Annotated[Path | None, typer.Option(help="Weights file to go on from.")]
 CodecFile = Annotated[
-    Path | None, typer.Option("--codec", help="Weights of the codec, if not the shipped ones.")
+    Path | None, typer.Option("--codec", help="Weights of the codec, if not the installed ones.")
 ]
 GuideFile = Annotated[
-    Path | None, typer.Option("--guide", help="Weights of the guide, if not the shipped ones.")
+    Path | None, typer.Option("--guide", help="Weights of the guide, if not the installed ones.")
 ]
 
 
@@ -77,10 +81,8 @@ def _options(
         raise UsageError(f"no such device here: {device}") from error
     for path in (output, card_file, checkpoint):
         make_folder(path.parent)
-        try:
+        with about(path):
             check_output(path, overwrite=True)
-        except OutputError as error:
-            raise OutputError(f"{path}: {error}") from error
     with console.progress(f"train {stage}") as tick:
         yield Options(
             budget=budget, device=place, checkpoint=checkpoint,
@@ -114,7 +116,8 @@ def _write_card(
         "validation": {name: round(value, 4) for name, value in run.metrics.items()},
         **more,
     }
-    sha256 = card.write(output, weights, facts, start_from)
+    with about(output):
+        sha256 = card.write(output, weights, facts, start_from)
     console.say(f"wrote {output} (model {sha256[:8]})")
 
 

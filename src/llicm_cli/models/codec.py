@@ -93,6 +93,7 @@ class Analysis(nn.Module):
         self.leave = Pointwise(c.coarse, c.latent, zero=True)
 
     def forward(self, x: Tensor, t: Tensor, rpo: bool) -> Tensor:
+        """(B, 3, H, W) in 0..1, sides multiples of ``PATCH``, at rate positions (B,) -> (B, latent, h, w)."""
         x = x - 0.5
         f = self.fine_rate.amplify(self.enter(F.pixel_unshuffle(x, 8)), t)  # (B, fine, H/8, W/8)
         f = self.coarse(self.coarse_rate.amplify(self.down(self.fine(f)), t))  # (B, coarse, H/16, W/16)
@@ -159,6 +160,8 @@ class Synthesis(nn.Module):
         self.post_filter = PostFilter(c)
 
     def forward(self, plain: Tensor, normalised: Tensor, t: Tensor, rpo: bool) -> Tensor:
+        """Latents (B, latent, h, w) as they are and divided by the gain, rate positions (B,) -> x_hat
+        (B, 3, H, W), not clamped."""
         f = self.coarse(self.coarse_rate.amplify(self.enter(normalised), t))
         if rpo:
             f = self.coarse_rpo(f)
@@ -181,6 +184,7 @@ class HyperAnalysis(nn.Module):
         )
 
     def forward(self, y: Tensor, t: Tensor) -> Tensor:
+        """(B, latent, h, w), normalised, at rate positions (B,) -> (B, hyper, h/4, w/4)."""
         return self.body(self.rate.amplify(self.enter(y), t))
 
 

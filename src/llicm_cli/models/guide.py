@@ -211,7 +211,7 @@ class Guide(nn.Module):
 
     def forward(self, x: Tensor, grid: int = GRID) -> Tensor:
         """The degradation embeddings (B, D), unit vectors, of pictures (B, 3, H, W), uint8 or in 0..1, of any
-        size."""
+        size; ``grid``: cut-outs a side, see ``views``."""
         pictures = self.normalise(views(x, self.size, grid))
         return pooled(_by_picture(self.controller(pictures.flatten(0, 1)), len(x)))
 

@@ -15,11 +15,9 @@ tones (B, 15).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -202,7 +200,6 @@ class Restorer(nn.Module):
         self.middle_out = stage(c.middle, c.middle_blocks)
         self.up_again = Up(c.middle, c.fine)
         self.fine_out = nn.ModuleList(Films(c.fine, c.condition) for _ in range(c.fine_blocks))
-        self.register_load_state_dict_pre_hook(_give_everybody)
 
     def forward(self, x: Tensor, task: Tensor, source: Tensor, tones: Tensor) -> Tensor:
         """Restored pictures (B, 3, H, W), not clamped."""
@@ -233,16 +230,3 @@ class Restorer(nn.Module):
         fine = fine + self.up_again(middle)
         restored = each(lambda one, *own: one.answer(self.fine_out, *own), fine, x, c)
         return restored[order.argsort()]
-
-
-def _give_everybody(_: nn.Module, state: dict[str, Any], *__: object) -> None:
-    """Weights files of before version 0.19 hold one finest level for all tasks: it becomes that of every
-    specialist."""
-    parts = "enter|depthwise|leave|expand|reduce"
-    own = re.compile(rf"(enter|gain|offset|fine_(in|out)\.\d+\.({parts}))\.")
-    for name, value in [(name, state.pop(name)) for name in list(state)]:
-        if own.match(name):
-            state.update({f"specialists.{one}.{name}": value for one in SPECIALISTS})
-        else:
-            name = re.sub(rf"^((?:middle|coarse)_\w+\.\d+\.)({parts})\b", r"\1block.\2", name)
-            state[re.sub(r"^((?:middle|coarse)_\w+\.\d+\.)film_", r"\1films.film_", name)] = value

@@ -186,7 +186,7 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
 
 def load_codec_networks(path: Path) -> tuple[Codec, dict[str, Tensor]]:
     """The codec with all its float weights (the scale prior from its integers), and the tensors
-    that only training needs. For going on with training."""
+    that only training needs. For going on with training. Raises ModelError."""
     config, parts, _ = read_parts(path)
     return _build(path, config, parts), {k: v.float() for k, v in parts["training."].items()}
 
@@ -256,13 +256,10 @@ def _load_network(path: Path, part: str, build: Callable[[dict[str, Any]], Netwo
 
 @once("guide.safetensors")
 def load_guide(path: Path) -> Guide:
-    """The guide, by default the shipped one; loaded once a process. Raises ModelError."""
+    """The guide, by default the installed one; loaded once a process. Raises ModelError."""
     from llicm_cli.models.guide import Guide, GuideConfig  # open_clip takes seconds to import
 
-    def build(config: dict[str, Any]) -> Guide:
-        return Guide(GuideConfig(**{k: v for k, v in config.items() if k != "language"}))  # of version 0.15
-
-    guide, digest = _load_network(path, "guide.", build)
+    guide, digest = _load_network(path, "guide.", lambda config: Guide(GuideConfig(**config)))
     guide.id = digest[:MODEL_ID_BYTES].hex()
     return guide
 
@@ -270,7 +267,7 @@ def load_guide(path: Path) -> Guide:
 @once("restorer.safetensors")
 @torch.inference_mode(False)  # the joint stage needs gradients through it
 def load_restorer(path: Path) -> Restorer:
-    """The restoration head, by default the shipped one; loaded once a process. Raises ModelError."""
+    """The restoration head, by default the installed one; loaded once a process. Raises ModelError."""
     head, digest = _load_network(path, "restorer.", lambda config: Restorer(RestorerConfig(**config)))
     head.id = digest[:MODEL_ID_BYTES].hex()
     return head.to(memory_format=torch.channels_last)
@@ -279,7 +276,7 @@ def load_restorer(path: Path) -> Restorer:
 @once("codec.safetensors")
 @torch.inference_mode(False)  # encoder-side search needs gradients through it
 def load_codec(path: Path) -> CodecModel:
-    """The codec for coding, by default the shipped one; loaded once a process.
+    """The codec for coding, by default the installed one; loaded once a process.
 
     Raises:
         ModelError: missing, damaged (its hash differs from its card's), or of another kind.
@@ -288,12 +285,12 @@ def load_codec(path: Path) -> CodecModel:
     codec = _build(path, config, parts).eval().requires_grad_(False)
     try:
         tables = Tables(*(parts["tables."][n].numpy() for n in ("cdf", "size", "offset")))
+        prior = ExactScalePrior(parts["scale_prior."])
     except KeyError as error:
-        raise ModelError(f"{path} lacks its range coder tables") from error
+        raise ModelError(f"{path} lacks {error} of its range coder tables or scale prior") from error
     hyper = codec.config.hyper
     contexts = 1 if tables.size.size == SCALE_LEVELS + hyper else HYPER_CONTEXTS
     if problem := tables.problem(SCALE_LEVELS + contexts * hyper):
         raise ModelError(f"{path}: {problem}")
     codec = codec.to(memory_format=torch.channels_last)
-    prior = ExactScalePrior(parts["scale_prior."])
     return CodecModel(digest[:MODEL_ID_BYTES], codec, prior, tables, contexts)

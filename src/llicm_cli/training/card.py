@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llicm_cli.storage import write_file
+from llicm_cli.storage import write_files
 from llicm_cli.version import __version__
 
 
@@ -88,6 +88,6 @@ def write(weights: Path, data: bytes, facts: dict[str, Any], start_from: Path | 
         "compressai": version("compressai"),
         "history": _history(start_from),
     }
-    write_file(weights, data, overwrite=True)
-    write_file(weights.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode(), overwrite=True)
+    told = (json.dumps(card, indent=2) + "\n").encode()
+    write_files({weights: data, weights.with_suffix(".json"): told}, overwrite=True)
     return sha256

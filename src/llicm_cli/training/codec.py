@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llicm_cli.bitstream import LAMBDA_MAX, LAMBDA_MIN
+from llicm_cli.errors import ModelError
 from llicm_cli.models.blocks import RateTable
 from llicm_cli.models.codec import PATCH, Codec, CodecConfig, Pass, Quantiser
 from llicm_cli.models.distortion import distortion
@@ -205,11 +206,13 @@ def weights_file(model: TrainedCodec, tables: Tables) -> bytes:
 
 
 def load_trained(path: Path) -> TrainedCodec:
-    """A model to go on from: the networks of a weights file."""
+    """A model to go on from: the networks of a weights file; raises ModelError."""
     codec, training = load_codec_networks(path)
     model = TrainedCodec(codec.config)
     model.codec = codec
     for name, value in model.hyper_prior.named_parameters():
+        if f"hyper_prior.{name}" not in training:
+            raise ModelError(f"{path} lacks what only training needs (hyper_prior.{name})")
         value.data.copy_(training[f"hyper_prior.{name}"])
     return model
 

@@ -64,7 +64,12 @@ class Pairs:
 
 
 def parse_pairs(texts: Sequence[str], largest: int) -> dict[str, Pairs]:
-    """``TASK=FOLDER`` arguments -> the pairs of each task."""
+    """``TASK=FOLDER`` arguments -> the pairs of each task, for crops of at most ``largest`` pixels a side.
+
+    Raises:
+        UsageError: an argument of another form, a task named twice, or no pair that is large enough.
+        InputError: as ``Pairs``.
+    """
     pairs = {}
     for text in texts:
         task, equals, folder = text.partition("=")

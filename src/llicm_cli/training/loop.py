@@ -207,6 +207,9 @@ class Run:
         step: steps done so far, over all resumed parts.
         seconds: time spent in them.
         metrics: what ``evaluate`` last returned.
+
+    Raises:
+        InputError: the checkpoint to resume from is none of such a run.
     """
 
     def __init__(
@@ -251,11 +254,12 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        partial = self.options.checkpoint.with_suffix(".partial")
+        partial = self.options.checkpoint.with_name(self.options.checkpoint.name + ".partial")
         try:
             torch.save(state, partial)
             partial.replace(self.options.checkpoint)
         except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+            partial.unlink(missing_ok=True)
             raise OutputError(f"{self.options.checkpoint}: {error}") from error
 
     def _one_step(self, progress: float) -> dict[str, Tensor]:
@@ -275,7 +279,8 @@ class Run:
         return {"loss": loss.detach(), **figures}
 
     def to_the_end(self) -> nn.Module:
-        """Train until the budget is spent; returns the averaged model."""
+        """Train until the budget is spent; returns the averaged model. Raises OutputError where the
+        checkpoint cannot be written."""
         options = self.options
         smooth: dict[str, float] = {}
         last = saved = time.monotonic()
