@@ -47,7 +47,7 @@ Passes = Annotated[
     typer.Option(min=1, max=MOST_PASSES,
                  help="How often to restore, each time on a moved grid, to take the mean: 2 passes take "
                  "twice as long, win 0.2 to 0.3 dB against noise, light rain, snow, drops, JPEG blocks and "
-                 "holes, and lose 0.1 dB on noise in grey, 0.2 on heavy rain."),
+                 "holes, and lose 0.2 dB on noise in grey and on heavy rain."),
 ]  # fmt: skip
 Strip = Annotated[
     bool, typer.Option("--strip", help="Drop metadata (ICC profile, EXIF, XMP) instead of keeping it.")
