@@ -77,13 +77,16 @@ class PictureSet:
             if truth.size != picture.size:
                 raise InputError(f"{path}: input and ground truth differ in size")
             return picture, truth
-        picture = wrong = open_opaque(path)  # what disturbs a grey picture is grey too
+        if self.task == CLEAN:
+            picture = open_rgb(path)
+            return picture, picture
+        picture = open_opaque(path)  # what disturbs a grey picture is grey too
         seed = self.seed + find_pictures(self.folder).index(path)
         if self.sigma is not None:
             pixels = np.asarray(picture)
             noisy = pixels + np.random.default_rng(seed).normal(0, self.sigma, pixels.shape)
             wrong = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
-        elif self.task != CLEAN:
+        else:
             with about(path):
                 wrong = pipeline.degrade(picture, self.task, seed)
         return wrong.convert("RGB"), picture.convert("RGB")
